@@ -1,0 +1,1 @@
+"""The conformance harness: scenarios, histories, checkers and oracles."""

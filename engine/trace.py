@@ -1,0 +1,162 @@
+"""Histories: what an engine run did, line by line, as versioned JSON Lines.
+
+A history is the sequence of events in the order in which they took effect (docs/policy.md
+P1.5): a header, then submissions, aborts, resets, plans and results. Reading one needs no
+engine: checkers and the twin work from the file alone.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.errors import TraceError
+from pagetwin.engine.request import Request
+from pagetwin.engine.step import (
+    BeamSelection,
+    Counters,
+    FinishedSequence,
+    StepPlan,
+    StepTimings,
+)
+
+SCHEMA = "pagetwin.history/1"
+
+
+class HeaderRecord(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
+    """First line: what was run."""
+
+    schema: str = SCHEMA
+    cache: CacheConfig
+    scheduler: SchedulerConfig
+    engine: str = "pagetwin"
+    versions: dict[str, str] = {}
+    model: str | None = None
+    device: str | None = None
+
+
+class SubmitRecord(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
+    """A request was accepted."""
+
+    request: Request
+    counters: Counters
+
+
+class RefuseRecord(msgspec.Struct, frozen=True, kw_only=True, tag="refuse"):
+    """A request was refused at submission."""
+
+    request: Request
+    error: str
+
+
+class AbortRecord(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
+    """An abort was asked for; `found` tells whether the request was alive."""
+
+    request_id: str
+    found: bool
+    counters: Counters
+
+
+class ResetRecord(msgspec.Struct, frozen=True, kw_only=True, tag="reset"):
+    """reset_prefix_cache was called; `done` is False while sequences held blocks."""
+
+    done: bool
+    counters: Counters
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
+    """A step was planned."""
+
+    plan: StepPlan
+    counters: Counters
+    block_tables: dict[str, tuple[int, ...]] = {}
+    """Whole table of each scheduled sequence, where the writer was asked for them."""
+    schedule_s: float = 0.0
+
+
+class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
+    """A step's result took effect."""
+
+    step: int
+    sampled: dict[str, int]
+    stop_strings: dict[str, str] = {}
+    selections: tuple[BeamSelection, ...] = ()
+    finished: tuple[FinishedSequence, ...] = ()
+    forked: tuple[tuple[str, str], ...] = ()
+    counters: Counters
+    timings: StepTimings = StepTimings()
+    update_s: float = 0.0
+
+
+Record = (
+    HeaderRecord
+    | SubmitRecord
+    | RefuseRecord
+    | AbortRecord
+    | ResetRecord
+    | PlanRecord
+    | ResultRecord
+)
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+class HistoryWriter:
+    """Appends records to a file, one JSON object a line, or only keeps them in memory."""
+
+    def __init__(
+        self, path: Path | None = None, *, keep: bool = False, with_block_tables: bool = False
+    ) -> None:
+        self.with_block_tables = with_block_tables
+        self.records: list[Record] = []
+        self._keep = keep or path is None
+        self._file = path.open("wb") if path is not None else None
+
+    def write(self, record: Record) -> None:
+        if self._keep:
+            self.records.append(record)
+        if self._file is not None:
+            self._file.write(_encoder.encode(record) + b"\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_history(path: Path) -> Iterator[Record]:
+    """Yields the records of a history file.
+
+    Raises TraceError, naming file and line, on a line that is not a record, a missing header,
+    or a schema that this version does not know.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = _decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise TraceError(
+                    f"{path}:{number}: not a history record ({error}); the file is damaged or cut"
+                ) from None
+            if (number == 1) != isinstance(record, HeaderRecord):
+                raise TraceError(f"{path}:{number}: the header must be the first line, and only it")
+            if isinstance(record, HeaderRecord) and record.schema != SCHEMA:
+                raise TraceError(
+                    f"{path}:{number}: schema {record.schema!r}, this version reads {SCHEMA!r}; "
+                    "use the pagetwin version that wrote it"
+                )
+            yield record

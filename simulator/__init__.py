@@ -1,0 +1,1 @@
+"""The discrete-event twin: an independent implementation of docs/policy.md in virtual time."""
