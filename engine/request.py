@@ -30,6 +30,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cache_salt: str | None = None
     adapter_id: str | None = None
     media: tuple[MediaSpan, ...] = ()
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    """`sampling_params.bad_words` as token ids, resolved by whoever holds the tokenizer."""
 
     @property
     def num_prompt_tokens(self) -> int:
