@@ -28,7 +28,8 @@ class ScheduledSequence(msgspec.Struct, frozen=True, gc=False):
     num_computed_tokens: int
     num_scheduled_tokens: int
     new_block_ids: tuple[int, ...] = ()
-    """Blocks appended to its table."""
+    """Blocks appended to its table. Empty, like `replaced_blocks`, for a sequence that this plan
+    introduces: there the whole table is given, as it is after the changes of this step."""
     replaced_blocks: tuple[tuple[int, int], ...] = ()
     """(table index, block id) of entries replaced by copy-on-write copies (P4.5)."""
     samples: bool = False
@@ -78,8 +79,12 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     preempted: tuple[Preemption, ...] = ()
     """In the order of preemption."""
     dropped: tuple[str, ...] = ()
-    """Sequences whose rows the executor forgets, sorted: finished, aborted or preempted since
-    the plan before (a preemption in this very plan included)."""
+    """Ids of the rows that the executor forgets, sorted: of sequences that it holds a row for (by
+    an introduction) and that finished, were aborted or preempted since the plan before, this
+    plan's preemptions included."""
+    ended_requests: tuple[str, ...] = ()
+    """Requests that the executor forgets, sorted: carried by `new_requests` once, and ended or
+    aborted since the plan before."""
 
     @property
     def num_scheduled_tokens(self) -> int:

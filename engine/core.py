@@ -1,0 +1,168 @@
+"""The engine's loop: plan a step, have it executed, close it, and write down what happened."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from pagetwin.engine.config import EngineConfig
+from pagetwin.engine.errors import RequestError
+from pagetwin.engine.request import Request
+from pagetwin.engine.scheduler import Scheduler
+from pagetwin.engine.step import Executor, StepPlan, StepResult, StepUpdate
+from pagetwin.engine.trace import (
+    AbortRecord,
+    HeaderRecord,
+    HistoryWriter,
+    PlanRecord,
+    RefuseRecord,
+    ResetRecord,
+    ResultRecord,
+    SubmitRecord,
+)
+
+
+class ResultProcessor(Protocol):
+    """Looks at each result before it takes effect."""
+
+    def process(self, plan: StepPlan, result: StepResult) -> StepResult:
+        """Returns the result with stop strings and beam selections added."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedStep:
+    """A step from plan to effect."""
+
+    plan: StepPlan
+    result: StepResult
+    update: StepUpdate
+
+
+class EngineCore:
+    """One scheduler, one executor, and the order of what happens between them.
+
+    With `async_scheduling` a step is planned before the result of the one before has taken
+    effect (docs/policy.md P5.3); otherwise each step is planned, executed and closed alone.
+    The clock measures; it decides nothing.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        *,
+        processor: ResultProcessor | None = None,
+        history: HistoryWriter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.config = config
+        self.scheduler = Scheduler(config.cache, config.scheduler)
+        self._executor = executor
+        self._processor = processor
+        self._history = history
+        self._clock = clock
+        self._in_flight: deque[tuple[StepPlan, StepResult]] = deque()
+        if history is not None:
+            model = config.model.model if config.model else None
+            history.write(
+                HeaderRecord(
+                    cache=config.cache,
+                    scheduler=config.scheduler,
+                    model=model,
+                    device=config.device,
+                )
+            )
+
+    def add_request(self, request: Request) -> None:
+        """Submits a request; RequestError, and nothing changed, if it is refused."""
+        try:
+            self.scheduler.add_request(request)
+        except RequestError as error:
+            if self._history is not None:
+                self._history.write(RefuseRecord(request=request, error=str(error)))
+            raise
+        if self._history is not None:
+            counters = self.scheduler.counters()
+            self._history.write(SubmitRecord(request=request, counters=counters))
+
+    def abort_request(self, request_id: str) -> bool:
+        """Ends a live request; False if there is none of that id."""
+        found = self.scheduler.abort_request(request_id)
+        if self._history is not None:
+            counters = self.scheduler.counters()
+            self._history.write(AbortRecord(request_id=request_id, found=found, counters=counters))
+        return found
+
+    def reset_prefix_cache(self) -> bool:
+        """Clears the prefix cache; False while sequences hold blocks."""
+        done = self.scheduler.reset_prefix_cache()
+        if self._history is not None:
+            self._history.write(ResetRecord(done=done, counters=self.scheduler.counters()))
+        return done
+
+    def has_unfinished_requests(self) -> bool:
+        return self.scheduler.has_unfinished_requests()
+
+    def step(self) -> CompletedStep | None:
+        """Closes one step; None if there was nothing to do.
+
+        With async scheduling up to one more step is started before.
+        """
+        started = self._start_step()
+        if self.config.scheduler.async_scheduling and started and len(self._in_flight) == 1:
+            self._start_step()
+        return self._close_step() if self._in_flight else None
+
+    def _start_step(self) -> bool:
+        start = self._clock()
+        plan = self.scheduler.schedule()
+        if plan is None:
+            return False
+        if self._history is not None:
+            self._write_plan(self._history, plan, self._clock() - start)
+        self._in_flight.append((plan, self._executor.execute(plan)))
+        return True
+
+    def _close_step(self) -> CompletedStep:
+        plan, result = self._in_flight.popleft()
+        if self._processor is not None:
+            result = self._processor.process(plan, result)
+        start = self._clock()
+        update = self.scheduler.update(plan, result)
+        if self._history is not None:
+            self._write_result(self._history, result, update, self._clock() - start)
+        if self.config.debug_invariants:
+            self.scheduler.check_invariants()
+        return CompletedStep(plan, result, update)
+
+    def _write_plan(self, history: HistoryWriter, plan: StepPlan, schedule_s: float) -> None:
+        tables = {}
+        if history.with_block_tables:
+            tables = {s.seq_id: self.scheduler.block_table(s.seq_id) for s in plan.scheduled}
+        history.write(
+            PlanRecord(
+                plan=plan,
+                counters=self.scheduler.counters(),
+                block_tables=tables,
+                schedule_s=schedule_s,
+            )
+        )
+
+    def _write_result(
+        self, history: HistoryWriter, result: StepResult, update: StepUpdate, update_s: float
+    ) -> None:
+        history.write(
+            ResultRecord(
+                step=result.step,
+                sampled=result.sampled,
+                stop_strings=result.stop_strings,
+                selections=result.selections,
+                finished=update.finished,
+                forked=update.forked,
+                counters=self.scheduler.counters(),
+                timings=result.timings,
+                update_s=update_s,
+            )
+        )
