@@ -9,6 +9,7 @@ import enum
 from collections.abc import Iterator
 from collections.abc import Sequence as TokenSequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pagetwin.engine.block_pool import NULL_BLOCK, BlockPool
 from pagetwin.engine.config import CacheConfig
@@ -59,8 +60,7 @@ class PrefixHit:
 NO_HIT = PrefixHit()
 
 
-@dataclass(frozen=True, slots=True)
-class AppendedSlots:
+class AppendedSlots(NamedTuple):
     """What append_slots changed."""
 
     new_block_ids: tuple[int, ...] = ()
@@ -104,10 +104,6 @@ class BlockManager:
         """The device blocks of the sequence; empty for one that holds none."""
         table = self._tables.get(seq_id)
         return tuple(table.block_ids) if table else ()
-
-    def table(self, seq_id: str) -> BlockTable:
-        """The live table, for reading in the scheduler's inner loop."""
-        return self._tables[seq_id]
 
     def holds_blocks(self, seq_id: str) -> bool:
         return seq_id in self._tables
@@ -354,7 +350,7 @@ class BlockManager:
     # Books
 
     def check_invariants(self) -> None:
-        """Recounts holders, queues and the host pool the slow way; AssertionError on a difference."""
+        """Recounts holders and both pools the slow way; AssertionError on a difference."""
         self.pool.check_invariants(self._holders())
         counts = [0] * len(self._host_counts)
         for host in self._host_tables.values():

@@ -2,7 +2,6 @@
 
 import logging
 
-from pagetwin.engine.request import sequence_id
 from pagetwin.engine.scheduler_state import SchedulerState
 from pagetwin.engine.sequence import Sequence, SequenceGroup, SequenceStatus
 from pagetwin.engine.step import (
@@ -27,14 +26,14 @@ class Closer:
 
     def __init__(self, state: SchedulerState) -> None:
         self._state = state
+        self._block_size = state.cache.block_size
         self._finished: list[FinishedSequence] = []
         self._forked: list[tuple[str, str]] = []
 
     def close(self, plan: StepPlan, result: StepResult) -> StepUpdate:
         """Applies the result of the oldest step in flight.
 
-        Raises ValueError, with nothing changed, for a result that is not that step's or lacks
-        a token.
+        Raises ValueError, with nothing changed, for a result that is not that step's.
         """
         state = self._state
         self._check(plan, result)
@@ -62,23 +61,6 @@ class Closer:
                 f"update with plan {plan.step} and result {result.step}; the oldest step in "
                 f"flight is {expected}: results take effect once, in the order of their plans"
             )
-        for entry in plan.scheduled:
-            seq = self._state.sequences.get(entry.seq_id)
-            if entry.samples and seq is not None:
-                self._check_sampled(seq, result)
-
-    @staticmethod
-    def _check_sampled(seq: Sequence, result: StepResult) -> None:
-        group = seq.group
-        if group.is_beam_search:
-            return
-        due = [seq.seq_id]
-        if not group.forked:
-            request = group.request
-            due = [sequence_id(request.request_id, i) for i in range(request.num_samples)]
-        for name in due:
-            if name not in result.sampled:
-                raise ValueError(f"the result of step {result.step} has no token for {name}")
 
     def _release_after(self, plan: StepPlan) -> None:
         """Frees what only this step held: ended sequences' blocks, then copies' sources."""
@@ -109,31 +91,32 @@ class Closer:
 
     def _advance(self, seq: Sequence, entry: ScheduledSequence, result: StepResult) -> None:
         state = self._state
-        computed = entry.num_computed_tokens + entry.num_scheduled_tokens
-        if computed // state.cache.block_size > state.blocks.table(seq.seq_id).num_marked:
+        start = entry.num_computed_tokens
+        computed = start + entry.num_scheduled_tokens
+        if computed // self._block_size > start // self._block_size:
             state.blocks.mark_computed(seq.seq_id, seq.keys, seq.token_ids, computed)
-        if seq.group.is_beam_search or not entry.samples:
-            self._release_outside_window(seq, computed)
-            return
-        if not seq.group.forked:
-            self._fork(seq)
-            samples = list(seq.group.sequences)
-        else:
+        if not entry.samples or seq.is_beam:
+            samples = [seq]
+        elif seq.group.forked:
             seq.num_placeholders -= 1
             samples = [seq]
-        for sample in samples:
-            sample.token_ids.append(result.sampled[sample.seq_id])
-            stop = state.stop_conditions.check(sample, result.stop_strings.get(sample.seq_id))
-            if stop is not None:
-                self._finish(sample, FinishedSequence(sample.seq_id, *stop))
+            self._append(seq, result)
+        else:
+            self._fork(seq)
+            samples = list(seq.group.sequences)
+            for sample in samples:
+                self._append(sample, result)
         if state.cache.sliding_window:
             for sample in samples:
                 if not sample.status.is_finished:
-                    self._release_outside_window(sample, computed)
+                    state.blocks.release_outside_window(sample.seq_id, computed)
 
-    def _release_outside_window(self, seq: Sequence, computed: int) -> None:
-        if self._state.cache.sliding_window:
-            self._state.blocks.release_outside_window(seq.seq_id, computed)
+    def _append(self, seq: Sequence, result: StepResult) -> None:
+        seq_id = seq.seq_id
+        seq.token_ids.append(result.sampled[seq_id])
+        stop = self._state.stop_conditions.check(seq, result.stop_strings.get(seq_id))
+        if stop is not None:
+            self._finish(seq, FinishedSequence(seq_id, *stop))
 
     def _fork(self, parent: Sequence) -> None:
         """Splits a group whose prompt is complete into its samples (P2.8)."""

@@ -106,7 +106,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             _require(value >= 1, f"scheduler.{knob}", value, "is below 1", "give a positive number")
         for knob in ("long_prefill_token_threshold", "num_lookahead_slots"):
             value = getattr(self, knob)
-            _require(value >= 0, f"scheduler.{knob}", value, "is negative", "use 0 to switch it off")
+            _require(
+                value >= 0, f"scheduler.{knob}", value, "is negative", "use 0 to switch it off"
+            )
         _require(
             self.max_model_len >= 2,
             "scheduler.max_model_len",
@@ -143,7 +145,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             f"is above max_model_len={self.max_model_len}",
             "lower it, or use 0 for no limit",
         )
-        _require(bool(self.policy), "scheduler.policy", self.policy, "is empty", "use fcfs or priority")
+        _require(
+            bool(self.policy), "scheduler.policy", self.policy, "is empty", "use fcfs or priority"
+        )
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,7 +165,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Seed of dummy weights and of requests without a seed of their own."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.model), "model.model", self.model, "is empty", "name a model or a folder")
+        _require(
+            bool(self.model), "model.model", self.model, "is empty", "name a model or a folder"
+        )
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

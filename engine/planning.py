@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pagetwin.engine.block_manager import AllocStatus, PrefixHit
+from pagetwin.engine.block_manager import NOTHING_APPENDED, AllocStatus, PrefixHit
 from pagetwin.engine.request import Request
 from pagetwin.engine.scheduler_state import SchedulerState
 from pagetwin.engine.sequence import Sequence, SequenceStatus
@@ -88,11 +88,12 @@ class Planner:
         """Tokens that a running sequence gets in this step (P2.1, P5.3a)."""
         if self._state.in_flight and self._must_wait(seq):
             return 0
-        return self._num_tokens_for(seq.num_tokens, seq.num_computed_tokens, budget)
+        behind = len(seq.token_ids) + seq.num_placeholders - seq.num_computed_tokens
+        return behind if behind <= 1 else self._chunk(behind, seq.num_computed_tokens, budget)
 
-    def _num_tokens_for(self, num_tokens: int, num_computed_tokens: int, budget: int) -> int:
+    def _chunk(self, behind: int, num_computed_tokens: int, budget: int) -> int:
+        """Tokens that one who is `behind` by so many gets (P2.1)."""
         config = self._state.config
-        behind = num_tokens - num_computed_tokens
         granted = min(behind, budget, config.max_model_len - num_computed_tokens)
         if behind > 1:
             if config.long_prefill_token_threshold:
@@ -102,7 +103,7 @@ class Planner:
         return granted
 
     def _must_wait(self, seq: Sequence) -> bool:
-        if seq.group.is_beam_search:
+        if seq.is_beam:
             return True
         return seq.num_placeholders > 0 and self._state.stop_conditions.ends_with_placeholder(seq)
 
@@ -130,19 +131,18 @@ class Planner:
             self._preempt(victim, draft)
             if victim is seq:
                 return
-        draft.copies.extend(appended.copies)
-        if not seq.needs_introduction:
-            entry = ScheduledSequence(
-                seq.seq_id,
-                start,
-                num_tokens,
-                appended.new_block_ids,
-                appended.replaced_blocks,
-                start + num_tokens == seq.num_tokens,
-            )
-            self._schedule(seq, entry, draft)
-        else:
+        if seq.needs_introduction:
+            draft.copies.extend(appended.copies)
             self._introduce(seq, num_tokens, draft)
+            return
+        samples = start + num_tokens == len(seq.token_ids) + seq.num_placeholders
+        if appended is NOTHING_APPENDED:
+            entry = ScheduledSequence(seq.seq_id, start, num_tokens, (), (), samples)
+        else:
+            draft.copies.extend(appended.copies)
+            new, replaced = appended.new_block_ids, appended.replaced_blocks
+            entry = ScheduledSequence(seq.seq_id, start, num_tokens, new, replaced, samples)
+        self._schedule(seq, entry, draft)
 
     def _introduce(
         self, seq: Sequence, num_tokens: int, draft: _Draft, *, num_cached_tokens: int = 0
@@ -171,10 +171,11 @@ class Planner:
 
     def _schedule(self, seq: Sequence, entry: ScheduledSequence, draft: _Draft) -> None:
         draft.scheduled.append(entry)
-        draft.budget -= entry.num_scheduled_tokens
-        seq.num_computed_tokens += entry.num_scheduled_tokens
+        num_tokens = entry.num_scheduled_tokens
+        draft.budget -= num_tokens
+        seq.num_computed_tokens += num_tokens
         seq.last_step = self._state.next_step
-        if entry.samples and seq.group.forked and not seq.group.is_beam_search:
+        if entry.samples and seq.group.forked and not seq.is_beam:
             seq.num_placeholders += 1
 
     def _preempt(self, victim: Sequence, draft: _Draft) -> None:
@@ -186,7 +187,7 @@ class Planner:
         computed = victim.num_computed_tokens
         if (
             state.config.preemption_mode == "swap"
-            and not victim.group.is_beam_search
+            and not victim.is_beam
             and state.blocks.can_swap_out(victim.seq_id, computed)
         ):
             draft.swap_outs.extend(state.blocks.swap_out(victim.seq_id, computed))
@@ -217,7 +218,7 @@ class Planner:
     def _swap_in(self, seq: Sequence, draft: _Draft) -> bool:
         state = self._state
         start = seq.num_computed_tokens
-        num_tokens = self._num_tokens_for(seq.num_tokens, start, draft.budget)
+        num_tokens = self._chunk(seq.num_tokens - start, start, draft.budget)
         num_slots = start + num_tokens + self._lookahead
         if num_tokens <= 0 or not state.blocks.can_swap_in(
             seq.seq_id, num_slots, watermark=self._watermark()
@@ -233,10 +234,7 @@ class Planner:
     def _start(self, seq: Sequence, draft: _Draft) -> bool:
         """Admits a waiting sequence, from the longest cached prefix that fits (P2.4)."""
         state = self._state
-        is_looked_up = (
-            state.cache.enable_prefix_caching
-            and seq.group.request.sampling_params.prompt_logprobs is None
-        )
+        is_looked_up = state.cache.enable_prefix_caching and seq.params.prompt_logprobs is None
         hit = state.blocks.lookup_prefix(seq.keys, seq.token_ids) if is_looked_up else PrefixHit()
         admitted = self._start_from(seq, hit, draft)
         if not admitted and hit.num_partial:
@@ -251,7 +249,7 @@ class Planner:
     def _start_from(self, seq: Sequence, hit: PrefixHit, draft: _Draft) -> bool:
         state = self._state
         start = hit.num_tokens(state.cache.block_size)
-        num_tokens = self._num_tokens_for(seq.num_tokens, start, draft.budget)
+        num_tokens = self._chunk(seq.num_tokens - start, start, draft.budget)
         num_slots = start + num_tokens + self._lookahead
         if num_tokens <= 0:
             return False

@@ -3,7 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Sequence as TokenSequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,8 +18,7 @@ Extras = tuple[tuple[str, str | int], ...]
 _encode_extras = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class BlockKey:
+class BlockKey(NamedTuple):
     """One full block's identity: its key, and all that the key was made from (P4.6)."""
 
     key: bytes
@@ -57,12 +56,14 @@ def make_block_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) ->
 class KeyChain:
     """The keys of one sequence's full blocks, each computed once, when first asked for."""
 
-    __slots__ = ("_cache", "_keys", "_request")
+    __slots__ = ("_cache", "_keys", "_request", "_usual_extras")
 
     def __init__(self, request: Request, cache: CacheConfig) -> None:
         self._request = request
         self._cache = cache
         self._keys: list[BlockKey] = []
+        # What every block but the first has, unless media make them differ.
+        self._usual_extras = None if request.media else block_extras(request, 1, cache)
 
     def copy(self) -> "KeyChain":
         """The chain of a fork: the same keys so far, apart from here on."""
@@ -75,6 +76,8 @@ class KeyChain:
         return self._keys[index - 1].key if index else ROOT_KEY
 
     def extras_of(self, index: int) -> Extras:
+        if index and self._usual_extras is not None:
+            return self._usual_extras
         return block_extras(self._request, index, self._cache)
 
     def key(self, index: int, token_ids: TokenSequence[int]) -> BlockKey:

@@ -63,6 +63,7 @@ class Sequence:
     __slots__ = (
         "group",
         "has_row",
+        "is_beam",
         "keys",
         "last_step",
         "needs_introduction",
@@ -70,6 +71,7 @@ class Sequence:
         "num_placeholders",
         "num_prompt_tokens",
         "order_key",
+        "params",
         "sample_index",
         "seq_id",
         "status",
@@ -79,6 +81,8 @@ class Sequence:
     def __init__(self, group: "SequenceGroup", sample_index: int, cache: CacheConfig) -> None:
         request = group.request
         self.group = group
+        self.params = request.sampling_params
+        self.is_beam = request.beam_search is not None
         self.sample_index = sample_index
         self.seq_id = sequence_id(request.request_id, sample_index)
         self.order_key = (*group.order_key, sample_index)
@@ -142,7 +146,3 @@ class SequenceGroup:
         self.introduced = False
         """Whether a plan has carried the request to the executor."""
         self.sequences = [Sequence(self, 0, cache)]
-
-    @property
-    def is_beam_search(self) -> bool:
-        return self.request.beam_search is not None

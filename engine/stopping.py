@@ -17,12 +17,11 @@ class StopConditions:
 
     def check(self, seq: Sequence, stop_string: str | None) -> Stop | None:
         """(finish reason, stop reason), or None while the sequence goes on."""
-        request = seq.group.request
-        params = request.sampling_params
+        params = seq.params
         num_tokens = len(seq.token_ids)
         if num_tokens - seq.num_prompt_tokens > params.min_tokens:
             token = seq.token_ids[-1]
-            if token in request.eos_token_ids and not params.ignore_eos:
+            if token in seq.group.request.eos_token_ids and not params.ignore_eos:
                 return "stop", None
             if token in params.stop_token_ids:
                 return "stop", token
@@ -39,7 +38,7 @@ class StopConditions:
         return len(seq.token_ids) > self._pool_tokens
 
     def _is_full(self, seq: Sequence, num_tokens: int) -> bool:
-        max_tokens = seq.group.request.sampling_params.max_tokens
+        max_tokens = seq.params.max_tokens
         if max_tokens is not None and num_tokens - seq.num_prompt_tokens >= max_tokens:
             return True
         return num_tokens >= self._max_tokens
