@@ -241,7 +241,7 @@ class Planner:
             hit = hit.without_partial()
             admitted = self._start_from(seq, hit, draft)
         if admitted and is_looked_up:
-            state.totals.prefix_queries += seq.num_tokens
+            state.totals.prefix_queries += len(seq.token_ids)
             state.totals.prefix_hit_tokens += hit.num_tokens(state.cache.block_size)
             state.totals.partial_hits += hit.num_partial > 0
         return admitted

@@ -425,3 +425,15 @@ def test_a_result_takes_effect_once_and_in_the_order_of_the_plans(
     with pytest.raises(ValueError, match="results take effect once"):
         close(scheduler, first)
     assert scheduler.counters() == before
+
+
+def test_prefix_queries_count_the_tokens_that_were_looked_up(
+    make_core: MakeCore, make_request: MakeRequest
+) -> None:
+    core = make_core()
+    for name in "ab":
+        core.add_request(make_request(name, 9, max_tokens=1))
+        core.step()
+    counters = core.scheduler.counters()
+    # The token that the step is about to sample is not one of them.
+    assert (counters.prefix_queries, counters.prefix_hit_tokens) == (18, 8)
