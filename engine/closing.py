@@ -44,9 +44,7 @@ class Closer:
         for index, entry in enumerate(plan.scheduled):
             seq = state.sequences.get(entry.seq_id)
             if seq is not None:
-                self._advance(seq, entry, result)
-            if index in selections:
-                self._select(selections[index])
+                self._advance(seq, entry, result, selections.get(index))
         if self._finished:
             state.running[:] = [seq for seq in state.running if not seq.status.is_finished]
         return StepUpdate(
@@ -89,17 +87,25 @@ class Closer:
             if selection.request_id in places
         }
 
-    def _advance(self, seq: Sequence, entry: ScheduledSequence, result: StepResult) -> None:
+    def _advance(
+        self,
+        seq: Sequence,
+        entry: ScheduledSequence,
+        result: StepResult,
+        selection: BeamSelection | None,
+    ) -> None:
         state = self._state
         start = entry.num_computed_tokens
         computed = start + entry.num_scheduled_tokens
         if computed // self._block_size > start // self._block_size:
             state.blocks.mark_computed(seq.seq_id, seq.keys, seq.token_ids, computed)
-        if not entry.samples or seq.is_beam:
+        if selection is not None:
+            samples = self._select(selection)
+        elif not entry.samples or seq.is_beam:
             samples = [seq]
         elif seq.group.forked:
-            seq.num_placeholders -= 1
             samples = [seq]
+            seq.num_placeholders -= 1
             self._append(seq, result)
         else:
             self._fork(seq)
@@ -150,8 +156,8 @@ class Closer:
         state.totals.finished += 1
         self._finished.append(finished)
 
-    def _select(self, selection: BeamSelection) -> None:
-        """Replaces a group's beams by the selected ones (P2.8b)."""
+    def _select(self, selection: BeamSelection) -> list[Sequence]:
+        """Replaces a group's beams by the selected ones, which it returns (P2.8b)."""
         state = self._state
         group = state.groups[selection.request_id]
         old = group.sequences
@@ -159,7 +165,7 @@ class Closer:
         if selection.finished:
             for beam in old:
                 self._finish(beam, FinishedSequence(beam.seq_id, "stop"))
-            return
+            return old
         new = [
             old[parent].fork(index, state.cache) for index, parent in enumerate(selection.parents)
         ]
@@ -176,6 +182,7 @@ class Closer:
         group.forked = True
         group.sequences = new
         self._stand_in(new, old)
+        return new
 
     def _stand_in(self, new: list[Sequence], old: list[Sequence]) -> None:
         """Puts the new beams where old beam 0 stands among the running; the old ones leave."""

@@ -48,7 +48,10 @@ class Planner:
         if not draft.preempted:
             self._admit(draft)
         if not draft.scheduled and not draft.preempted:
-            return None
+            if state.in_flight or not state.running:
+                return None
+            # Only resting beams run; a sibling waits behind one that does not fit (P2.6a).
+            self._preempt(state.running.pop(), draft)
         return self._finish(draft)
 
     def _finish(self, draft: _Draft) -> StepPlan:

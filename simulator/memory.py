@@ -1,0 +1,199 @@
+"""Decides which block is given out next, who holds it, and which content it still offers."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+NULL_BLOCK = 0
+
+ROOT = b""
+"""Parent of a first block's key."""
+
+Extras = tuple[tuple[str, str], ...]
+"""Tagged fields of a block's key beside its tokens (P4.6)."""
+
+
+class PrefixKey(NamedTuple):
+    """What a cached block holds: equal keys mean equal tokens from the first position on.
+
+    `parent` is the digest of the key before, so a chain of any length compares in one step;
+    tokens and extras compare by value, which is the check that P4.6 asks for on a hit.
+    """
+
+    parent: bytes
+    token_ids: tuple[int, ...]
+    extras: Extras
+
+    def digest(self) -> bytes:
+        return hashlib.sha256(repr(tuple(self)).encode()).digest()
+
+
+class BlockPool:
+    """The device blocks: one free queue, a count of holders, and the prefix cache (P4)."""
+
+    def __init__(self, num_blocks: int, *, enable_prefix_caching: bool) -> None:
+        self.num_blocks = num_blocks
+        self.enable_prefix_caching = enable_prefix_caching
+        # P4.1: one queue, at first in id order 1..N-1. An OrderedDict is a queue whose middle
+        # can be left in O(1) (P4.3).
+        self.free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(1, num_blocks))
+        self.holders: dict[int, int] = dict.fromkeys(range(1, num_blocks), 0)
+        self.cached: dict[PrefixKey, int] = {}
+        self.key_of: dict[int, PrefixKey] = {}
+        self.children: dict[bytes, set[int]] = {}
+        self.num_evictions = 0
+
+    @property
+    def num_free(self) -> int:
+        return len(self.free)
+
+    def take(self) -> int:
+        """Takes the block at the front of the queue; the content it still offered is evicted."""
+        block_id, _ = self.free.popitem(last=False)
+        if block_id in self.key_of:
+            self._uncache(block_id)
+            self.num_evictions += 1
+        self.holders[block_id] = 1
+        return block_id
+
+    def hold(self, block_id: int) -> None:
+        """Adds a holder; a free block leaves the queue (P4.3)."""
+        self.free.pop(block_id, None)
+        self.holders[block_id] += 1
+
+    def release(self, block_id: int) -> None:
+        """Drops a holder; the last one puts the block at the back of the queue (P4.1)."""
+        assert self.holders[block_id] > 0, f"block {block_id} is released but nobody holds it"
+        self.holders[block_id] -= 1
+        if self.holders[block_id] == 0:
+            self.free[block_id] = None
+
+    def release_table(self, table: list[int]) -> None:
+        """Frees a whole table, last block first (P4.1), and empties it."""
+        for block_id in reversed(table):
+            if block_id != NULL_BLOCK:
+                self.release(block_id)
+        table.clear()
+
+    def fork(self, table: Sequence[int]) -> list[int]:
+        """A second table with the same entries, nothing copied (P4.4)."""
+        for block_id in table:
+            if block_id != NULL_BLOCK:
+                self.hold(block_id)
+        return list(table)
+
+    def is_shared(self, block_id: int) -> bool:
+        return block_id != NULL_BLOCK and self.holders[block_id] > 1
+
+    def num_free_among(self, block_ids: Iterable[int]) -> int:
+        return sum(self.holders[block_id] == 0 for block_id in block_ids)
+
+    def cache(self, block_id: int, key: PrefixKey) -> None:
+        """Enters a full block under its key, unless another block has that key (P4.6)."""
+        if not self.enable_prefix_caching or key in self.cached:
+            return
+        self.cached[key] = block_id
+        self.key_of[block_id] = key
+        self.children.setdefault(key.parent, set()).add(block_id)
+
+    def full_hits(self, keys: Iterable[PrefixKey]) -> list[int]:
+        """The longest run of cached blocks that starts the chain (P2.4)."""
+        hits: list[int] = []
+        for key in keys:
+            if key not in self.cached:
+                break
+            hits.append(self.cached[key])
+        return hits
+
+    def partial_hit(
+        self, parent: bytes, extras: Extras, token_ids: Sequence[int]
+    ) -> tuple[int, int]:
+        """(source block, m) of the best partial hit of `token_ids`; m = 0: none (P2.4a)."""
+        best_run, best_block = 0, NULL_BLOCK
+        for block_id in sorted(self.children.get(parent, ())):
+            key = self.key_of[block_id]
+            if key.extras == extras:
+                run = _common_run(key.token_ids, token_ids)
+                if run > best_run:  # in id order, so that ties keep the smaller id
+                    best_run, best_block = run, block_id
+        return best_block, best_run
+
+    def clear_cache(self) -> bool:
+        """Forgets every key, unless a block is held (P4.8)."""
+        if self.num_free < self.num_blocks - 1:
+            return False
+        self.cached.clear()
+        self.key_of.clear()
+        self.children.clear()
+        return True
+
+    def check_invariants(self, held: Iterator[int]) -> None:
+        """Recounts holders from `held` (every table entry and pin) and the cache's three maps."""
+        recount = dict.fromkeys(self.holders, 0)
+        for block_id in held:
+            if block_id != NULL_BLOCK:
+                recount[block_id] += 1
+        assert recount == self.holders, "holders differ from the tables and pins"
+        free = {block_id for block_id, count in recount.items() if count == 0}
+        assert free == set(self.free), "the free queue is not the blocks that nobody holds"
+        assert {block: key for key, block in self.cached.items()} == self.key_of
+        by_parent = [(key.parent, block) for block, key in self.key_of.items()]
+        listed = [(parent, b) for parent, blocks in self.children.items() for b in blocks]
+        assert sorted(by_parent) == sorted(listed), "the index by parent differs from the keys"
+
+    def _uncache(self, block_id: int) -> None:
+        key = self.key_of.pop(block_id)
+        del self.cached[key]
+        siblings = self.children[key.parent]
+        siblings.remove(block_id)
+        if not siblings:
+            del self.children[key.parent]
+
+
+class HostPool:
+    """The host blocks that swapped-out sequences use (P3.3a)."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(num_blocks))
+        self.holders: dict[int, int] = dict.fromkeys(range(num_blocks), 0)
+
+    @property
+    def num_free(self) -> int:
+        return len(self.free)
+
+    def take(self) -> int:
+        block_id, _ = self.free.popitem(last=False)
+        self.holders[block_id] = 1
+        return block_id
+
+    def hold(self, block_id: int) -> None:
+        self.holders[block_id] += 1
+
+    def release_table(self, table: list[int | None]) -> None:
+        """Releases in table order last-first; a block is free when its last holder has left."""
+        for block_id in reversed(table):
+            if block_id is None:
+                continue
+            self.holders[block_id] -= 1
+            if self.holders[block_id] == 0:
+                self.free[block_id] = None
+        table.clear()
+
+    def check_invariants(self, held: Iterator[int | None]) -> None:
+        recount = dict.fromkeys(self.holders, 0)
+        for block_id in held:
+            if block_id is not None:
+                recount[block_id] += 1
+        assert recount == self.holders, "host holders differ from the swapped tables"
+        free = {block_id for block_id, count in recount.items() if count == 0}
+        assert free == set(self.free), "the host queue is not the blocks that nobody holds"
+
+
+def _common_run(a: Sequence[int], b: Sequence[int]) -> int:
+    run = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        run += 1
+    return run

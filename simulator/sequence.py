@@ -1,0 +1,114 @@
+"""Decides nothing: what the twin remembers of a request and of each of its sequences."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pagetwin.engine.request import Request, sequence_id
+from pagetwin.engine.step import ScheduledSequence
+from pagetwin.simulator.memory import ROOT, Extras, PrefixKey
+
+Status = Literal["waiting", "running", "swapped", "ended"]
+
+
+@dataclass(eq=False, slots=True)
+class TwinGroup:
+    """A request and its sequences; one sequence until it forks or selects (P2.8)."""
+
+    request: Request
+    sequences: list["TwinSequence"] = field(default_factory=list)
+    has_split: bool = False
+    was_scheduled: bool = False
+
+    @property
+    def is_beam_search(self) -> bool:
+        return self.request.beam_search is not None
+
+    @property
+    def will_split(self) -> bool:
+        """It is one sequence now that stands for several samples, or for a beam search."""
+        return not self.has_split and (self.request.num_samples > 1 or self.is_beam_search)
+
+    @property
+    def live(self) -> list["TwinSequence"]:
+        return [seq for seq in self.sequences if seq.status != "ended"]
+
+
+@dataclass(eq=False, slots=True)
+class TwinSequence:
+    """One sequence.
+
+                 admit                  result ends it, or abort
+    waiting -----------------> running --------------------------> ended
+       ^  <------ recompute -----'  ^ |                              ^
+       '-- abort ---.       swap in | | swap out                     |
+                    '-> ended       swapped ---------- abort --------'
+
+    `token_ids` and `num_computed_tokens` are confirmed by results; `pending` holds the rows of
+    the steps in flight, and the `planned` properties count them as done (P5.3a).
+    """
+
+    group: TwinGroup
+    sample_index: int
+    token_ids: list[int]
+    num_computed_tokens: int = 0
+    table: list[int] = field(default_factory=list)
+    host_table: list[int | None] = field(default_factory=list)
+    status: Status = "waiting"
+    pending: list[ScheduledSequence] = field(default_factory=list)
+    keys: list[PrefixKey] = field(default_factory=list)
+
+    @property
+    def seq_id(self) -> str:
+        return sequence_id(self.group.request.request_id, self.sample_index)
+
+    @property
+    def weight(self) -> int:
+        """What it counts towards max_num_seqs (P2.8)."""
+        return 1 if self.group.has_split else self.group.request.num_samples
+
+    @property
+    def num_placeholders(self) -> int:
+        """Unknown tokens of steps in flight; a group that splits and a beam wait instead."""
+        if self.group.will_split or self.group.is_beam_search:
+            return 0
+        return sum(row.samples for row in self.pending)
+
+    @property
+    def num_planned_tokens(self) -> int:
+        return len(self.token_ids) + self.num_placeholders
+
+    @property
+    def num_planned_computed(self) -> int:
+        return self.num_computed_tokens + sum(row.num_scheduled_tokens for row in self.pending)
+
+    def num_output_tokens(self, num_tokens: int) -> int:
+        return num_tokens - self.group.request.num_prompt_tokens
+
+
+def prefix_keys(
+    seq: TwinSequence, num_blocks: int, *, block_size: int, tags: Extras
+) -> list[PrefixKey]:
+    """Keys of the sequence's first `num_blocks` full blocks; made once, since tokens only grow."""
+    for index in range(len(seq.keys), num_blocks):
+        parent = seq.keys[-1].digest() if seq.keys else ROOT
+        token_ids = tuple(seq.token_ids[index * block_size : (index + 1) * block_size])
+        extras = block_extras(seq.group.request, index, block_size=block_size, tags=tags)
+        seq.keys.append(PrefixKey(parent, token_ids, extras))
+    return seq.keys[:num_blocks]
+
+
+def block_extras(request: Request, index: int, *, block_size: int, tags: Extras) -> Extras:
+    """Tagged fields of block `index` (P4.6); `tags` are those common to all blocks.
+
+    Media counts where its span meets the block; its offset is the one in the prompt.
+    """
+    extras = list(tags)
+    if index == 0 and request.cache_salt is not None:
+        extras.append(("salt", request.cache_salt))
+    if request.adapter_id is not None:
+        extras.append(("adapter", request.adapter_id))
+    start, end = index * block_size, (index + 1) * block_size
+    for span in request.media:
+        if max(span.offset, start) < min(span.offset + span.length, end):
+            extras.append(("media", f"{span.offset}:{span.digest}"))
+    return tuple(extras)

@@ -1,0 +1,25 @@
+"""The code in the how-to pages runs as printed: each page's blocks in order, in one folder."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.mark.parametrize("page", ["adding_a_model.md", "adding_a_policy.md"])
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        # A block that begins with a file name is that file; the others are run.
+        named = re.match(r"# (\w+\.py)\n", block)
+        path = tmp_path / (named[1] if named else "run.py")
+        path.write_text(block)
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,104 @@
+"""A row's bits depend on its own sequence alone (see the word on bits in torch_backend.py).
+
+Where one of these fails on a new kind of CPU, its BLAS rounds differently for other numbers of rows
+than those that the backend pads away.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pagetwin.engine.attention.tiles import TILE
+from pagetwin.kernels.trial import Span, TrialSequence, make_sequence
+
+Attend = Callable[..., Tensor]
+
+LENGTH = 3 * TILE + 21
+
+fixed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+"""`attend` keeps nothing between examples."""
+
+models = st.builds(
+    lambda num_kv_heads, group, head_size, dtype: {
+        "num_kv_heads": num_kv_heads,
+        "num_heads": num_kv_heads * group,
+        "head_size": head_size,
+        "dtype": dtype,
+    },
+    num_kv_heads=st.integers(1, 3),
+    group=st.sampled_from([1, 2, 3, 4, 8]),
+    head_size=st.sampled_from([32, 40, 64, 80, 128, 192, 256]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+)
+
+
+def whole(sequence: TrialSequence) -> Span:
+    return Span(sequence, 0, len(sequence.q))
+
+
+@fixed
+@given(
+    model=models,
+    cuts=st.sets(st.integers(1, LENGTH - 1), max_size=5),
+    window=st.sampled_from([0, 40]),
+)
+def test_chunks_give_the_bits_of_the_whole(
+    attend: Attend, model: dict[str, Any], cuts: set[int], window: int
+) -> None:
+    sequence = make_sequence(LENGTH, **model)
+    edges = [0, *sorted(cuts), LENGTH]
+    chunks = [
+        attend([Span(sequence, start, end)], sliding_window=window)
+        for start, end in pairwise(edges)
+    ]
+    assert torch.equal(torch.cat(chunks), attend([whole(sequence)], sliding_window=window))
+
+
+@settings(fixed, max_examples=30)
+@given(model=models, window=st.sampled_from([0, 40, TILE]))
+def test_decode_rows_give_the_bits_of_prefill(
+    attend: Attend, model: dict[str, Any], window: int
+) -> None:
+    """Each row in turn as the only row of its sequence, all of them in one batch."""
+    sequence = make_sequence(LENGTH, **model)
+    rows = attend([Span(sequence, p, p + 1) for p in range(LENGTH)], sliding_window=window)
+    assert torch.equal(rows, attend([whole(sequence)], sliding_window=window))
+
+
+@fixed
+@given(
+    model=models,
+    shares=st.lists(st.tuples(st.integers(1, LENGTH), st.booleans()), min_size=2, max_size=6),
+    block_size=st.sampled_from([8, 16, 100]),
+)
+def test_neighbours_and_block_size_do_not_change_a_bit(
+    attend: Attend,
+    model: dict[str, Any],
+    shares: list[tuple[int, bool]],
+    block_size: int,
+) -> None:
+    spans = [
+        Span(make_sequence(LENGTH, seed=seed, **model), end - 1 if alone else end // 2, end)
+        for seed, (end, alone) in enumerate(shares)
+    ]
+    together = attend(spans, block_size=block_size)
+    alone = [attend([span]) for span in spans]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_the_number_of_threads_does_not_change_a_bit(attend: Attend) -> None:
+    sequence = make_sequence(LENGTH, num_heads=8, num_kv_heads=2, head_size=64)
+    spans = [whole(sequence), *(Span(sequence, p, p + 1) for p in (0, 99, 300))]
+    num_threads = torch.get_num_threads()
+    outs = []
+    for number in (1, 2, 3):
+        torch.set_num_threads(number)
+        outs.append(attend(spans))
+    torch.set_num_threads(num_threads)
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])

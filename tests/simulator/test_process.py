@@ -1,0 +1,145 @@
+"""A replica in virtual time: what requests see, and the history that is left."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.errors import ConfigError, TraceError
+from pagetwin.engine.request import Request
+from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
+from pagetwin.engine.trace import (
+    AbortRecord,
+    HeaderRecord,
+    HistoryWriter,
+    PlanRecord,
+    RefuseRecord,
+    ResultRecord,
+    read_history,
+)
+from pagetwin.simulator.cost_model import LinearCostModel
+from pagetwin.simulator.process import simulate
+from pagetwin.simulator.timings import SimulationResult
+from pagetwin.simulator.token_source import RecordedTokens
+
+STEP_S = 0.5
+
+
+def make_request(
+    name: str, arrival_s: float, *, prompt: int = 4, width: int | None = None, **params: Any
+) -> Request:
+    return Request(
+        request_id=name,
+        prompt_token_ids=tuple(range(prompt)),
+        arrival_s=arrival_s,
+        sampling_params=SamplingParams(**params),
+        beam_search=None if width is None else BeamSearchParams(beam_width=width),
+    )
+
+
+def run(requests: list[Request], **options: Any) -> SimulationResult:
+    scheduler = {"max_model_len": 64, "max_num_seqs": 4, **options.pop("scheduler", {})}
+    cache = {"num_blocks": 32, "block_size": 4, **options.pop("cache", {})}
+    return simulate(
+        requests,
+        cache=CacheConfig(**cache),
+        scheduler=SchedulerConfig(**scheduler),
+        cost_model=LinearCostModel(constant_s=STEP_S),
+        **options,
+    )
+
+
+def test_a_lone_request_sees_one_step_for_each_token() -> None:
+    (seen,) = run([make_request("a", 2.0, max_tokens=5)]).requests
+    assert (seen.first_scheduled_s, seen.first_token_s, seen.finish_s) == (2.0, 2.5, 4.5)
+    assert (seen.ttft_s, seen.tpot_s, seen.e2e_s) == (0.5, 0.5, 2.5)
+    assert (seen.num_output_tokens, seen.finish_reasons) == (5, ("length",))
+
+
+def test_a_request_that_arrives_during_a_step_waits_for_the_next_one() -> None:
+    result = run([make_request("a", 0.0, max_tokens=4), make_request("b", 0.7, max_tokens=2)])
+    assert result.requests[1].first_scheduled_s == 1.0
+    assert (result.num_steps, result.busy_s, result.end_s) == (4, 2.0, 2.0)
+
+
+def test_requests_of_one_instant_are_planned_together() -> None:
+    result = run([make_request(name, 3.0, max_tokens=1) for name in "ab"])
+    assert result.num_steps == 1
+
+
+def test_one_server_with_constant_service_waits_as_an_m_d_1_queue_does() -> None:
+    """Mean wait of M/D/1 (Pollaczek and Khinchine): rho / (2 (1 - rho)) service times. A step
+    starts as soon as the server is idle, so that a served alone request is such a queue."""
+    rho, count = 0.6, 6000
+    random = np.random.Generator(np.random.PCG64(7))
+    arrivals = np.cumsum(random.exponential(STEP_S / rho, count))
+    requests = [make_request(f"r{i:05}", float(t), max_tokens=1) for i, t in enumerate(arrivals)]
+    result = run(requests, scheduler={"max_num_seqs": 1})
+    waits = [t.e2e_s - STEP_S for t in result.requests if t.e2e_s is not None]
+    assert len(waits) == count
+    assert np.mean(waits) == pytest.approx(STEP_S * rho / (2 * (1 - rho)), rel=0.1)
+    assert result.busy_s / result.end_s == pytest.approx(rho, rel=0.05)
+
+
+def test_an_abort_takes_effect_at_its_time() -> None:
+    requests = [make_request("a", 0.0, max_tokens=50), make_request("b", 0.0, max_tokens=2)]
+    result = run(requests, aborts={"a": 1.2, "unknown": 1.0})
+    seen = result.requests[0]
+    assert (seen.finish_s, seen.finish_reasons) == (1.2, ("abort",))
+    assert seen.num_output_tokens == 2
+    assert result.counters.aborts == 1
+    assert result.end_s == 1.5  # the step in flight at 1.2 returns
+
+
+def test_every_kind_of_request_ends_and_is_timed() -> None:
+    requests = [
+        make_request("samples", 0.0, n=3, max_tokens=4),
+        make_request("beams", 0.0, width=2, max_tokens=3),
+        make_request("beam", 0.1, width=1, max_tokens=1),
+        make_request("long", 0.2, prompt=64),
+    ]
+    for async_scheduling in (False, True):
+        result = run(requests, scheduler={"async_scheduling": async_scheduling, "max_num_seqs": 5})
+        assert [seen.num_output_tokens for seen in result.requests] == [12, 6, 1]
+        assert [seen.longest_output for seen in result.requests] == [4, 3, 1]
+        assert all(seen.finish_s is not None for seen in result.requests)
+        assert "max_model_len" in result.refused["long"]
+
+
+def test_asynchronous_stepping_costs_no_time_of_its_own() -> None:
+    requests = [make_request("a", 0.0, max_tokens=6), make_request("b", 0.0, max_tokens=3)]
+    ahead = run(requests, scheduler={"async_scheduling": True})
+    assert ahead.end_s == run(requests).end_s
+
+
+def test_the_history_tells_the_run_and_gives_its_tokens_again(tmp_path: Path) -> None:
+    requests = [make_request(f"r{i}", 0.3 * i, n=1 + i % 2, max_tokens=14) for i in range(6)]
+    requests.append(make_request("long", 0.2, prompt=64))
+    options = {"cache": {"num_blocks": 10}, "aborts": {"r2": 2.0}}
+    with HistoryWriter(tmp_path / "run.jsonl", with_block_tables=True) as history:
+        result = run(requests, history=history, **options)
+    records = list(read_history(tmp_path / "run.jsonl"))
+    assert isinstance(records[0], HeaderRecord)
+    plans = [record for record in records if isinstance(record, PlanRecord)]
+    results = [record for record in records if isinstance(record, ResultRecord)]
+    assert len(plans) == len(results) == result.num_steps
+    assert result.counters.preemptions_recompute > 0
+    assert sum(isinstance(record, RefuseRecord) for record in records) == 1
+    assert [record.found for record in records if isinstance(record, AbortRecord)] == [True]
+    assert {r.timings.execute_s for r in results} == {STEP_S}
+    assert all(set(p.block_tables) == {r.seq_id for r in p.plan.scheduled} for p in plans)
+    with HistoryWriter(tmp_path / "again.jsonl", with_block_tables=True) as history:
+        run(requests, history=history, tokens=RecordedTokens(records), **options)
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "run.jsonl").read_bytes()
+    with pytest.raises(TraceError, match="no result for step 0"):
+        run(requests, tokens=RecordedTokens([]))
+
+
+@pytest.mark.parametrize("time_s", [-1.0, float("nan"), float("inf")])
+def test_a_time_before_the_start_is_refused(time_s: float) -> None:
+    with pytest.raises(ConfigError, match="virtual time starts at 0"):
+        run([make_request("a", time_s)])
+    with pytest.raises(ConfigError, match="'a' is aborted"):
+        run([make_request("a", 0.0)], aborts={"a": time_s})
