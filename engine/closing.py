@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _STATUS_BY_REASON = {
     "stop": SequenceStatus.FINISHED_STOPPED,
     "length": SequenceStatus.FINISHED_LENGTH,
+    "error": SequenceStatus.FINISHED_ERROR,
 }
 
 
@@ -101,6 +102,8 @@ class Closer:
             state.blocks.mark_computed(seq.seq_id, seq.keys, seq.token_ids, computed)
         if selection is not None:
             samples = self._select(selection)
+        elif seq.is_beam and seq.seq_id in result.failed:
+            samples = self._fail_beams(seq.group, result.failed[seq.seq_id])
         elif not entry.samples or seq.is_beam:
             samples = [seq]
         elif seq.group.forked:
@@ -119,6 +122,9 @@ class Closer:
 
     def _append(self, seq: Sequence, result: StepResult) -> None:
         seq_id = seq.seq_id
+        if seq_id in result.failed:
+            self._finish(seq, FinishedSequence(seq_id, "error", result.failed[seq_id]))
+            return
         seq.token_ids.append(result.sampled[seq_id])
         stop = self._state.stop_conditions.check(seq, result.stop_strings.get(seq_id))
         if stop is not None:
@@ -191,6 +197,14 @@ class Closer:
         before = [seq for seq in running[:first] if seq.group is not old[0].group]
         after = [seq for seq in running[first:] if seq.group is not old[0].group]
         running[:] = [*before, *new, *after]
+
+    def _fail_beams(self, group: SequenceGroup, reason: str) -> list[Sequence]:
+        """Ends a beam search one of whose beams cannot go on (P5.1c)."""
+        for beam in group.sequences:
+            if beam.status is not SequenceStatus.RUNNING:
+                self._state.leave_line(beam)
+            self._finish(beam, FinishedSequence(beam.seq_id, "error", reason))
+        return group.sequences
 
     @staticmethod
     def _check_selection(selection: BeamSelection, group: SequenceGroup) -> None:

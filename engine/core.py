@@ -157,6 +157,7 @@ class EngineCore:
             ResultRecord(
                 step=result.step,
                 sampled=result.sampled,
+                failed=result.failed,
                 stop_strings=result.stop_strings,
                 selections=result.selections,
                 finished=update.finished,

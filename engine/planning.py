@@ -116,7 +116,7 @@ class Planner:
         budget = state.config.max_num_batched_tokens
         missing = 0
         for seq in state.running:
-            num_tokens = self._share(seq, budget)
+            num_tokens = self._share(seq, budget) if budget > 0 else 0
             if num_tokens > 0:
                 start = seq.num_computed_tokens
                 end = start + num_tokens + self._lookahead

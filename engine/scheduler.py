@@ -41,16 +41,9 @@ class Scheduler:
         if group is None:
             return False
         for seq in group.sequences:
-            match seq.status:
-                case SequenceStatus.RUNNING:
-                    state.running.remove(seq)
-                case SequenceStatus.SWAPPED:
-                    state.swapped.remove(seq)
-                case SequenceStatus.WAITING | SequenceStatus.PREEMPTED:
-                    state.waiting.remove(seq)
-                case _:
-                    continue
-            state.end(seq, SequenceStatus.FINISHED_ABORTED)
+            if not seq.status.is_finished:
+                state.leave_line(seq)
+                state.end(seq, SequenceStatus.FINISHED_ABORTED)
         state.forget_if_ended(group)
         state.totals.aborts += 1
         return True

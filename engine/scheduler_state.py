@@ -75,10 +75,20 @@ class SchedulerState:
             self.dropped.add(seq.seq_id)
             seq.has_row = False
 
+    def leave_line(self, seq: Sequence) -> None:
+        """Takes a live sequence out of the list or queue that it stands in."""
+        match seq.status:
+            case SequenceStatus.RUNNING:
+                self.running.remove(seq)
+            case SequenceStatus.SWAPPED:
+                self.swapped.remove(seq)
+            case _:
+                self.waiting.remove(seq)
+
     def end(self, seq: Sequence, status: SequenceStatus) -> None:
         """Ends a live sequence and frees its blocks, now or when a step in flight returns.
 
-        The caller takes it out of the queue or list that it stands in.
+        The caller takes it out of the line that it stands in.
         """
         if seq.status is SequenceStatus.RUNNING:
             self.num_running -= seq.weight

@@ -11,14 +11,14 @@ from pagetwin.engine.request import Request, sequence_id
 class SequenceStatus(enum.Enum):
     """Where a sequence is. Allowed moves are in TRANSITIONS.
 
-    WAITING --> RUNNING --> FINISHED_STOPPED | FINISHED_LENGTH | FINISHED_ABORTED
+    WAITING --> RUNNING --> FINISHED_STOPPED | FINISHED_LENGTH | FINISHED_ABORTED | FINISHED_ERROR
                  ^   |
                  |   +----> PREEMPTED (recompute) --+
                  |   +----> SWAPPED ----------------+
                  +----------------------------------+
 
-    Every state but the finished ones may also end in FINISHED_ABORTED. A group's later samples
-    are made by a fork, and start as RUNNING.
+    The states that are not running may end too, aborted or (beams) with an error. A group's later
+    samples are made by a fork, and start as RUNNING.
     """
 
     WAITING = "waiting"
@@ -28,6 +28,7 @@ class SequenceStatus(enum.Enum):
     FINISHED_STOPPED = "finished_stopped"
     FINISHED_LENGTH = "finished_length"
     FINISHED_ABORTED = "finished_aborted"
+    FINISHED_ERROR = "finished_error"
 
     @property
     def is_finished(self) -> bool:
@@ -39,17 +40,18 @@ _FINISHED = frozenset(
         SequenceStatus.FINISHED_STOPPED,
         SequenceStatus.FINISHED_LENGTH,
         SequenceStatus.FINISHED_ABORTED,
+        SequenceStatus.FINISHED_ERROR,
     }
 )
 
+_CUT_SHORT = frozenset({SequenceStatus.FINISHED_ABORTED, SequenceStatus.FINISHED_ERROR})
+
 TRANSITIONS: dict[SequenceStatus, frozenset[SequenceStatus]] = {
-    SequenceStatus.WAITING: frozenset({SequenceStatus.RUNNING, SequenceStatus.FINISHED_ABORTED}),
+    SequenceStatus.WAITING: _CUT_SHORT | {SequenceStatus.RUNNING},
     SequenceStatus.RUNNING: _FINISHED | {SequenceStatus.PREEMPTED, SequenceStatus.SWAPPED},
-    SequenceStatus.PREEMPTED: frozenset({SequenceStatus.RUNNING, SequenceStatus.FINISHED_ABORTED}),
-    SequenceStatus.SWAPPED: frozenset({SequenceStatus.RUNNING, SequenceStatus.FINISHED_ABORTED}),
-    SequenceStatus.FINISHED_STOPPED: frozenset(),
-    SequenceStatus.FINISHED_LENGTH: frozenset(),
-    SequenceStatus.FINISHED_ABORTED: frozenset(),
+    SequenceStatus.PREEMPTED: _CUT_SHORT | {SequenceStatus.RUNNING},
+    SequenceStatus.SWAPPED: _CUT_SHORT | {SequenceStatus.RUNNING},
+    **dict.fromkeys(_FINISHED, frozenset[SequenceStatus]()),
 }
 
 

@@ -130,6 +130,9 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     sampled: dict[str, int] = {}
     """Token by sequence id, for each sequence planned with `samples`; for a group that forks
     in this step, one entry for each of its samples. A beam has none."""
+    failed: dict[str, str] = {}
+    """Why a sequence planned with `samples` has no token (logits that are not numbers, masks that
+    leave none), by sequence id (P5.1c)."""
     stop_strings: dict[str, str] = {}
     """The stop string that this step's token completed, by sequence id (P5.1a)."""
     selections: tuple[BeamSelection, ...] = ()
@@ -141,8 +144,8 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinishedSequence(msgspec.Struct, frozen=True):
-    """Why a sequence ended. `stop_reason` is the stop token's id or the stop string; None for
-    EOS and for length."""
+    """Why a sequence ended. `stop_reason` is the stop token's id or the stop string, or what went
+    wrong; None for EOS and for length."""
 
     seq_id: str
     reason: FinishReason

@@ -82,6 +82,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
 
     step: int
     sampled: dict[str, int]
+    failed: dict[str, str] = {}
     stop_strings: dict[str, str] = {}
     selections: tuple[BeamSelection, ...] = ()
     finished: tuple[FinishedSequence, ...] = ()

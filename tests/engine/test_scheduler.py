@@ -437,3 +437,28 @@ def test_prefix_queries_count_the_tokens_that_were_looked_up(
     counters = core.scheduler.counters()
     # The token that the step is about to sample is not one of them.
     assert (counters.prefix_queries, counters.prefix_hit_tokens) == (18, 8)
+
+
+def test_p5_1c_a_failed_sample_ends_alone(make_core: MakeCore, make_request: MakeRequest) -> None:
+    scheduler = make_core().scheduler
+    scheduler.add_request(make_request("a", 3, n=2, temperature=1.0))
+    scheduler.add_request(make_request("b", 3))
+    plan = next_plan(scheduler)
+    result = StepResult(step=0, sampled={"a/0": 1, "b/0": 1}, failed={"a/1": "NaN"})
+    assert scheduler.update(plan, result).finished == (FinishedSequence("a/1", "error", "NaN"),)
+    assert list(tokens_given(next_plan(scheduler))) == ["a/0", "b/0"]
+
+
+def test_p5_1c_a_failed_beam_ends_its_group(make_core: MakeCore, make_request: MakeRequest) -> None:
+    scheduler = make_core().scheduler
+    scheduler.add_request(make_request("a", 5, beam_search=BeamSearchParams(beam_width=2)))
+    first = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    close(scheduler, next_plan(scheduler), selections=(first,))
+    plan = next_plan(scheduler)
+    update = scheduler.update(plan, StepResult(step=1, failed={"a/1": "NaN"}))
+    assert [(end.seq_id, end.reason) for end in update.finished] == [
+        ("a/0", "error"),
+        ("a/1", "error"),
+    ]
+    assert not scheduler.has_unfinished_requests()
+    assert scheduler.counters().num_free_blocks == 19
