@@ -204,11 +204,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for field in _OPTIONAL_IDS:
             if getattr(self, field) == ():
                 refuse(field, (), "is empty", "leave it None or name a token")
-        if len(self.logprob_token_ids or ()) > MAX_LOGPROB_TOKEN_IDS:
+        asked = len(self.logprob_token_ids or ())
+        if asked > MAX_LOGPROB_TOKEN_IDS:
             limit = f"is above the {MAX_LOGPROB_TOKEN_IDS} ids allowed"
-            refuse(
-                "len(logprob_token_ids)", len(self.logprob_token_ids or ()), limit, "ask for fewer"
-            )
+            refuse("len(logprob_token_ids)", asked, limit, "ask for fewer")
         if self.output_kind not in ("cumulative", "delta", "final_only"):
             limit = "is not one of cumulative, delta, final_only"
             refuse("output_kind", self.output_kind, limit, "use cumulative")
