@@ -57,8 +57,8 @@ def test_logits_and_argmax_are_those_of_hugging_face(
     ours = torch.cat(paged_logits(loaded, prompts, 512))
     with torch.inference_mode():
         theirs = torch.cat([hf(torch.tensor([prompt])).logits[0] for prompt in prompts])
-    # 30 layers of sums of up to 1536: measured 1e-5 of the largest logit, which is near 30.
-    assert (ours - theirs).abs().max() <= 5e-5 * theirs.abs().max()
+    # 30 layers of sums of up to 1536: measured 2.4e-6 of the largest logit, which is 44.
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
     assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
 
 

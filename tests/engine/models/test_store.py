@@ -134,7 +134,9 @@ def test_what_is_on_disk_comes_first(
     assert resolve_model(str(tmp_path / "tiny.gguf")) == tmp_path / "tiny.gguf"
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./here", "~/there", "model.gguf"])
+@pytest.mark.parametrize(
+    "name", ["/no/such/folder", "./here", "~/there", "~nobody-here", "model.gguf"]
+)
 def test_a_path_that_leads_nowhere_is_not_looked_for_on_a_hub(name: str) -> None:
     with pytest.raises(ModelError, match=r"there is no model at .* SmolLM2-135M-Instruct"):
         resolve_model(name)

@@ -1,0 +1,1 @@
+"""Model definitions, where models are found, and how one is loaded."""
