@@ -85,7 +85,8 @@ class EngineCore:
             raise
         if self._history is not None:
             counters = self.scheduler.counters()
-            self._history.write(SubmitRecord(request=request, counters=counters))
+            time_s = self._clock()
+            self._history.write(SubmitRecord(request=request, counters=counters, time_s=time_s))
 
     def abort_request(self, request_id: str) -> bool:
         """Ends a live request; False if there is none of that id."""
@@ -147,6 +148,7 @@ class EngineCore:
                 counters=self.scheduler.counters(),
                 block_tables=tables,
                 schedule_s=schedule_s,
+                time_s=self._clock(),
             )
         )
 
@@ -165,5 +167,6 @@ class EngineCore:
                 counters=self.scheduler.counters(),
                 timings=result.timings,
                 update_s=update_s,
+                time_s=self._clock(),
             )
         )

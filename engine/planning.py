@@ -51,7 +51,7 @@ class Planner:
             if state.in_flight or not state.running:
                 return None
             # Only resting beams run; a sibling waits behind one that does not fit (P2.6a).
-            self._preempt(state.running.pop(), draft)
+            self._preempt(state.running.pop(), draft, yielding=True)
         return self._finish(draft)
 
     def _finish(self, draft: _Draft) -> StepPlan:
@@ -181,7 +181,7 @@ class Planner:
         if entry.samples and seq.group.forked and not seq.is_beam:
             seq.num_placeholders += 1
 
-    def _preempt(self, victim: Sequence, draft: _Draft) -> None:
+    def _preempt(self, victim: Sequence, draft: _Draft, *, yielding: bool = False) -> None:
         """Takes the blocks of a sequence that was just taken out of running (P3)."""
         state = self._state
         state.num_running -= victim.weight
@@ -203,7 +203,7 @@ class Planner:
             draft.preempted.append(Preemption(victim.seq_id, "recompute"))
             victim.num_computed_tokens = 0
             victim.move_to(SequenceStatus.PREEMPTED)
-            state.waiting.add_preempted(victim)
+            state.waiting.add_preempted(victim, yielding=yielding)
             state.totals.preemptions_recompute += 1
 
     def _admit(self, draft: _Draft) -> None:

@@ -27,10 +27,13 @@ class AdmissionQueue:
         """Adds a new sequence by its key."""
         self._push((1, *seq.order_key), seq)
 
-    def add_preempted(self, seq: Sequence) -> None:
-        """Adds a sequence that was just preempted."""
+    def add_preempted(self, seq: Sequence, *, yielding: bool = False) -> None:
+        """Adds a sequence that was just preempted.
+
+        A yielding one goes behind those that were preempted before it (P2.6a).
+        """
         if self._returning_first:
-            self._push((0, -self._num_tickets), seq)
+            self._push((0, self._num_tickets if yielding else -self._num_tickets), seq)
         else:
             self.add(seq)
 

@@ -43,6 +43,8 @@ class SubmitRecord(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
 
     request: Request
     counters: Counters
+    time_s: float | None = None
+    """When, on the clock of whoever drove the run; it decided nothing."""
 
 
 class RefuseRecord(msgspec.Struct, frozen=True, kw_only=True, tag="refuse"):
@@ -58,6 +60,7 @@ class AbortRecord(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     request_id: str
     found: bool
     counters: Counters
+    time_s: float | None = None
 
 
 class ResetRecord(msgspec.Struct, frozen=True, kw_only=True, tag="reset"):
@@ -75,6 +78,7 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True, tag="plan"):
     block_tables: dict[str, tuple[int, ...]] = {}
     """Whole table of each scheduled sequence, where the writer was asked for them."""
     schedule_s: float = 0.0
+    time_s: float | None = None
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
@@ -90,6 +94,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     counters: Counters
     timings: StepTimings = StepTimings()
     update_s: float = 0.0
+    time_s: float | None = None
 
 
 Record = (

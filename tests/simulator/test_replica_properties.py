@@ -146,33 +146,16 @@ def run(case: Case) -> Run:
         else:
             advance(replica, executor, in_flight, done)
         replica.check_invariants()
-    while replica.has_unfinished_requests() and not beams_are_stuck(replica, in_flight):
+    while replica.has_unfinished_requests():
         advance(replica, executor, in_flight, done)
         replica.check_invariants()
         assert len(done.plans) < MAX_STEPS, "a feasible request does not finish"
-    if replica.has_unfinished_requests():
-        done.seen["stuck beams"] += 1
-        for request in case.requests:
-            replica.abort_request(request.request_id)
     end = replica.counters()
     assert (end.num_running, end.num_waiting, end.num_swapped) == (0, 0, 0)
     assert end.num_free_blocks == case.cache.num_blocks - 1
     assert end.num_free_host_blocks == case.cache.num_host_blocks
     done.seen.update(msgspec.structs.asdict(end))
     return done
-
-
-def beams_are_stuck(replica: Replica, in_flight: list[StepPlan]) -> bool:
-    """A hole of the policy: under priority, idle beams may wait for a beam that was preempted,
-    which waits behind a newer and more urgent request, which waits for the idle beams' room.
-    Nothing is preempted for an admission (P2.3), so P2.6 does not hold there."""
-    state = replica._state
-    idle = all(
-        seq.group.is_beam_search and seq.num_computed_tokens == len(seq.token_ids)
-        for seq in state.running
-    )
-    blocked = any(seq.group.is_beam_search for seq in state.waiting[1:])
-    return not in_flight and not state.is_fcfs and bool(state.running) and idle and blocked
 
 
 def submit(replica: Replica, request: Request, accepted: set[str], done: Run) -> None:
@@ -191,13 +174,19 @@ def advance(
 ) -> None:
     state = replica._state
     before = replica.counters()
+    running = list(state.running)
+    at_rest = all(seq.num_planned_computed == seq.num_planned_tokens for seq in running)
     plan = replica.schedule()
     if plan is None:
         assert replica.counters() == before
-        idle_is_right = in_flight or not replica.has_unfinished_requests()
-        assert idle_is_right or beams_are_stuck(replica, in_flight), "work, and nothing is planned"
+        assert in_flight or not replica.has_unfinished_requests(), "work, and nothing is planned"
         done.seen["waits for the result"] += len(in_flight)
     else:
+        if at_rest and plan.preempted:  # P2.6a
+            assert not in_flight
+            assert not plan.scheduled
+            assert [victim.seq_id for victim in plan.preempted] == [running[-1].seq_id]
+            done.seen["resting beam preempted"] += 1
         check_plan(plan, state.cache, state.scheduler)
         done.seen["run ahead"] += bool(in_flight)
         done.seen["swap in"] += len(plan.swap_ins)
@@ -316,6 +305,7 @@ def test_so_it_does_under_pressure_in_every_mode() -> None:
         *("preemptions_recompute", "preemptions_swap", "evictions", "cow_copies", "forks"),
         *("partial_hits", "prefix_hit_tokens", "aborts", "abort in flight", "run ahead"),
         *("refused", "reset", "swap in", "beams", "null entries", "waits for the result"),
+        "resting beam preempted",
         *("finished by length", "finished by stop"),
     ]
     assert not [name for name in happened if seen[name] == 0], seen

@@ -1,0 +1,74 @@
+"""Worked by hand from docs/policy.md P3: who gives up its blocks, and how it returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pagetwin.engine.step import BlockCopy, Preemption
+
+if TYPE_CHECKING:
+    from tests.simulator.conftest import MakeReplica
+
+
+def test_p3_1_the_last_admitted_is_preempted_and_returns_to_the_front(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=4)
+    for name in "abc":
+        replica.submit(name, 4)
+    replica.run_step()
+    plan = replica.run_step()
+    # a needs a block: c gives up its one. b then needs one, too, and is itself the last.
+    assert plan.preempted == (Preemption("c/0", "recompute"), Preemption("b/0", "recompute"))
+    assert replica.shares(plan) == [("a/0", 4, 1)]
+    assert plan.dropped == ("b/0", "c/0")
+    assert replica.counters().num_waiting == 2
+    replica.abort_request("a")
+    plan = replica.run_step()
+    assert [row.seq_id for row in plan.scheduled] == ["b/0"]  # the latest preempted stands first
+    assert plan.introduced[0].token_ids[-1] == replica.TOKEN
+    assert plan.new_requests == ()
+
+
+def test_p3_3_a_swapped_sequence_comes_back_with_its_bytes(make_replica: MakeReplica) -> None:
+    replica = make_replica(num_blocks=5, num_host_blocks=3, preemption_mode="swap")
+    replica.submit("a", 8, max_tokens=2)
+    replica.submit("b", 7)
+    replica.run_step()  # a: 1, 2; b: 3, 4
+    plan = replica.run_step()
+    assert plan.preempted == (Preemption("b/0", "swap"),)
+    assert plan.swap_outs == (BlockCopy(3, 0), BlockCopy(4, 1))
+    assert plan.scheduled[0].new_block_ids == (4,)  # b's tail was freed first
+    assert replica.counters().num_free_host_blocks == 1
+    plan = replica.run_step()  # a has ended: free are 3, 4, 2, 1
+    assert plan.swap_ins == (BlockCopy(0, 3), BlockCopy(1, 4))
+    assert replica.shares(plan) == [("b/0", 7, 1)]
+    assert plan.introduced[0].block_ids == (3, 4)
+    assert plan.scheduled[0].new_block_ids == ()
+    counters = replica.counters()
+    assert (counters.num_free_host_blocks, counters.preemptions_swap) == (3, 1)
+
+
+def test_p3_3_without_room_in_the_host_pool_a_victim_is_recomputed(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=5, num_host_blocks=1, preemption_mode="swap")
+    replica.submit("a", 8)
+    replica.submit("b", 7)
+    replica.run_step()
+    assert replica.run_step().preempted == (Preemption("b/0", "recompute"),)
+
+
+def test_p3_3a_a_shared_block_is_copied_out_once(make_replica: MakeReplica) -> None:
+    replica = make_replica(num_blocks=6, num_host_blocks=3, preemption_mode="swap")
+    replica.submit("a", 8)
+    replica.submit("b", 8, n=2, arrival_s=1.0)
+    replica.run_step()  # a: 1, 2; b/0 and b/1 share 3, 4
+    plan = replica.run_step()
+    # a takes 5; b/0 needs a block, b/1 gives up its share without freeing any, then b/0 goes.
+    assert plan.preempted == (Preemption("b/1", "swap"), Preemption("b/0", "swap"))
+    assert plan.swap_outs == (BlockCopy(3, 0), BlockCopy(4, 1))
+    # b/1 was never introduced, so the executor has no row of it to drop.
+    assert plan.dropped == ("b/0",)
+    replica.abort_request("b")
+    assert replica.counters().num_free_host_blocks == 3
