@@ -70,7 +70,7 @@ class LiveRequest:
         self.num_cached_tokens: int | None = None
         self.samples: list[_Sample] = []
         self.beam_search: BeamSearch | None = None
-        self.search_ended = False
+        self.search_end: FinishedSequence | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] | None = None
         self.sent_prompt_logprobs = False
         self._tokenizer = tokenizer if params.detokenize else None
@@ -86,13 +86,13 @@ class LiveRequest:
     @property
     def is_finished(self) -> bool:
         if self.beam_search is not None:
-            return self.search_ended
+            return self.search_end is not None
         return all(sample.finished is not None for sample in self.samples)
 
     def finish(self, index: int, finished: FinishedSequence) -> None:
         """Notes the end of a sample; the beams of a search end together."""
         if self.beam_search is not None:
-            self.search_ended = True
+            self.search_end = finished
         else:
             self.samples[index].finish(finished)
 
@@ -180,15 +180,18 @@ class LiveRequest:
 
     def _beams(self) -> Iterable[CompletionOutput]:
         assert self.beam_search is not None
+        # What became of beams that no rule of the search ended.
+        cut = self.search_end or FinishedSequence("", "abort")
         hypotheses = self.beam_search.best(self.request.sampling_params.n)
         for index, hypothesis in enumerate(hypotheses):
+            reason = hypothesis.finish_reason
             yield CompletionOutput(
                 index=index,
                 text=self._beam_text(hypothesis),
                 token_ids=hypothesis.token_ids,
                 cumulative_logprob=hypothesis.cumulative_logprob,
-                finish_reason=hypothesis.finish_reason or "abort",
-                stop_reason=self._stop_token(hypothesis),
+                finish_reason=reason or cut.reason,
+                stop_reason=self._stop_token(hypothesis) if reason else cut.stop_reason,
                 score=hypothesis.score,
             )
 

@@ -18,7 +18,7 @@ class CompletionOutput(msgspec.Struct, frozen=True, kw_only=True):
     """One entry per token of `token_ids`."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
-    """The stop token's id or the stop string; None for EOS and for the other reasons."""
+    """The stop token's id or the stop string, or what went wrong for "error"; else None."""
     score: float | None = None
     """A beam search's length-normalised score of a finished hypothesis."""
 

@@ -35,7 +35,10 @@ class TableModel(LlamaForCausalLM):  # type: ignore[no-untyped-call]
         return CausalLMOutputWithPast(logits=logits[:, None, :])
 
 
-def table_model(vocab_size: int, seed: int, eos: Sequence[int], eos_bias: float) -> TableModel:
+def table_model(
+    vocab_size: int, seed: int, eos: Sequence[int], eos_bias: float, *, sharpness: float = 1.0
+) -> TableModel:
+    """Random rows; a large `sharpness` makes most next tokens all but certain."""
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=8,
@@ -47,7 +50,7 @@ def table_model(vocab_size: int, seed: int, eos: Sequence[int], eos_bias: float)
     model = TableModel(config)
     table = torch.randn(97, vocab_size, generator=torch.Generator().manual_seed(seed))
     table[:, list(eos)] += eos_bias
-    model.use_table(table)
+    model.use_table(table * sharpness)
     return model
 
 
@@ -113,12 +116,13 @@ def of_transformers(model: Any, request: Request) -> list[tuple[tuple[int, ...],
 def test_a_search_equals_that_of_transformers() -> None:
     rng = random.Random(0)
     num_stopped = num_shorter = num_early = 0
-    for case in range(250):
+    for case in range(300):
         vocab_size = rng.choice([12, 30, 100])
         eos = tuple(rng.sample(range(4, vocab_size), rng.choice([0, 1, 1, 2])))
         width = rng.randint(2, vocab_size // (4 if len(eos) == 2 else 3) if vocab_size < 30 else 6)
         max_tokens = rng.randint(1, 14)
-        model = table_model(vocab_size, case, eos, rng.choice([0.0, 1.0, 2.5]))
+        eos_bias, sharpness = rng.choice([0.0, 1.0, 2.5]), rng.choice([1.0, 3.0, 6.0])
+        model = table_model(vocab_size, case, eos, eos_bias, sharpness=sharpness)
         request = Request(
             request_id="r",
             prompt_token_ids=PROMPT,
@@ -130,7 +134,7 @@ def test_a_search_equals_that_of_transformers() -> None:
             ),
             beam_search=BeamSearchParams(
                 beam_width=width,
-                length_penalty=rng.choice([-1.0, 0.0, 0.5, 1.0, 2.0]),
+                length_penalty=rng.choice([-1.0, -0.1, 0.0, 0.5, 1.0, 2.0]),
                 early_stopping=rng.choice([False, True, "never"]),
             ),
         )

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
 from pagetwin.engine.errors import ConfigError, RequestError
@@ -33,6 +34,7 @@ def make_engine(
     tokenizer: bool = True,
     vocab_size: int = VOCAB_SIZE,
     eos_token_ids: tuple[int, ...] = (256,),
+    executor: type[FingerprintExecutor] = FingerprintExecutor,
     **scheduler: Any,
 ) -> LLMEngine:
     cache = CacheConfig(num_blocks=num_blocks, block_size=4)
@@ -41,7 +43,7 @@ def make_engine(
         EngineConfig(
             cache=cache, scheduler=SchedulerConfig(**(knobs | scheduler)), debug_invariants=True
         ),
-        FingerprintExecutor(cache, vocab_size=vocab_size),
+        executor(cache, vocab_size=vocab_size),
         vocab_size=vocab_size,
         tokenizer=ByteTokenizer(vocab_size) if tokenizer else None,
         eos_token_ids=eos_token_ids,
@@ -306,6 +308,31 @@ def test_beams_survive_preemption(num_blocks: int) -> None:
         assert outputs[f"r{i}"].outputs == expected
         assert len(expected) == 3
         assert [c.score for c in expected] == sorted((c.score or 0 for c in expected), reverse=True)
+    assert engine.reset_prefix_cache()
+
+
+@pytest.mark.parametrize("search", [None, BeamSearchParams(beam_width=2)])
+def test_a_request_that_fails_ends_alone_and_says_why(search: BeamSearchParams | None) -> None:
+    class Failing(FingerprintExecutor):
+        def execute(self, plan: StepPlan) -> StepResult:
+            result = super().execute(plan)
+            sampled, logprobs = dict(result.sampled), dict(result.logprobs)
+            failed = {}
+            if plan.step == 3:
+                failed = {"bad/0": "its logits hold NaN"}
+                sampled.pop("bad/0", None)
+                logprobs.pop("bad/0", None)
+            return replace(result, sampled=sampled, logprobs=logprobs, failed=failed)
+
+    engine = make_engine(executor=Failing)
+    params = SamplingParams(max_tokens=8, ignore_eos=True)
+    engine.add_request("bad", "y", params, beam_search=search)
+    engine.add_request("good", "x", params)
+    outputs = final(engine)
+    [bad] = outputs["bad"].outputs
+    assert (bad.finish_reason, bad.stop_reason) == ("error", "its logits hold NaN")
+    assert len(bad.token_ids) == 3
+    assert outputs["good"].outputs == alone("x", params).outputs
     assert engine.reset_prefix_cache()
 
 

@@ -184,6 +184,16 @@ def test_a_stop_string_that_a_stop_token_would_complete_does_not_count() -> None
     assert result.stop_strings == {}
 
 
+def test_the_first_min_tokens_tokens_stop_nothing() -> None:
+    driver = Driver(params_of(stop=["b"], stop_token_ids=[ord("a")], min_tokens=2))
+    driver.step({"r/0": ord("a")})
+    result, _ = driver.step({"r/0": ord("b")})
+    assert result.stop_strings == {}
+    result, [output] = driver.step({"r/0": ord("b")})
+    assert result.stop_strings == {"r/0": "b"}
+    assert output.outputs[0].text == "ab"
+
+
 def test_held_back_text_comes_with_an_abort() -> None:
     driver = Driver(params_of(stop=["abc"], output_kind="delta"))
     [first] = driver.step({"r/0": ord("a")})[1]
