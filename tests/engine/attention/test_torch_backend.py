@@ -108,6 +108,19 @@ def test_a_long_chunk_is_computed_in_pieces_within_bound(attend: Attend) -> None
     assert_within_bound(attend(spans), spans, scale=0.125)
 
 
+@pytest.mark.parametrize("window", [0, *range(TILE - 1, TILE + 4)])
+def test_masks_are_exact_where_chunk_window_and_tile_edges_meet(
+    attend: Attend, window: int
+) -> None:
+    """Each mask that is left out because a tile is wholly visible could be one key off."""
+    sequence = make_sequence(2 * TILE + 9, num_heads=1, num_kv_heads=1, head_size=32)
+    for start in range(TILE - 3, TILE + 2):
+        for end in (*range(start + 2, start + 6), start + TILE + 2):
+            spans = [Span(sequence, start, end)]
+            out = attend(spans, sliding_window=window)
+            assert_within_bound(out, spans, scale=0.125, sliding_window=window)
+
+
 @pytest.mark.parametrize("num_rows", [1, 9])
 @pytest.mark.parametrize("window", [1, 16, 130])
 def test_a_row_sees_exactly_its_window(attend: Attend, window: int, num_rows: int) -> None:

@@ -1,0 +1,65 @@
+"""The interface of attention backends, and what a model asks of one."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pagetwin.engine.attention.metadata import AttentionMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """What one model, on one device, needs from its attention backend."""
+
+    head_size: int
+    num_heads: int
+    num_kv_heads: int
+    dtype: torch.dtype
+    block_size: int
+    device_type: str = "cpu"
+    sliding_windows: tuple[int, ...] = ()
+    """Per layer, the positions a token sees, its own included; 0 = all of them."""
+    soft_cap: float = 0.0
+    """Scores s become soft_cap * tanh(s / soft_cap); 0 = off."""
+    needs_alibi: bool = False
+    needs_sinks: bool = False
+
+
+class AttentionBackend(ABC):
+    """Computes causal attention over the paged cache.
+
+    Made once per engine, for one spec, used by all of the layers; holds no state of a step.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, spec: AttentionSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    @abstractmethod
+    def rejection(cls, spec: AttentionSpec) -> str | None:
+        """Why this backend cannot serve the model (a clause that follows "because"), or None."""
+
+    @abstractmethod
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        kv_cache: Tensor,
+        metadata: AttentionMetadata,
+        *,
+        scale: float,
+        sliding_window: int = 0,
+    ) -> Tensor:
+        """Write the step's keys and values, then attend; returns the shape of q.
+
+        q [num_tokens, num_heads, head_size]; k, v [num_tokens, num_kv_heads, head_size];
+        kv_cache [2, num_blocks, block_size, num_kv_heads, head_size], changed in place.
+        Query head h reads KV head h // (num_heads // num_kv_heads). A token at position p sees
+        the positions in (p - sliding_window, p], or all up to p if sliding_window is 0.
+        """

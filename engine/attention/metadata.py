@@ -1,0 +1,45 @@
+"""What attention must know of one step: which token is whose, and where keys and values are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pagetwin.engine.attention.backend import AttentionBackend
+
+
+@dataclass(frozen=True)
+class AttentionMetadata:
+    """One step's layout, shared by all layers; a new object for each step, never changed.
+
+    The rows of a step are the scheduled tokens of each sequence, one sequence after the other.
+    Row r of sequence i, with r in [query_start_loc[i], query_start_loc[i + 1]), stands at
+    position seq_lens[i] - query_start_loc[i + 1] + r and sees the positions up to its own.
+    Rows beyond query_start_loc[-1] are padding, and so is a sequence without rows or with
+    seq_lens 0: padding attends to nothing and its output is 0.
+    """
+
+    slot_mapping: Tensor
+    """int64 [num_tokens]: block_id * block_size + offset for each row's K and V; -1 = no write."""
+    query_start_loc: Tensor
+    """int32 [num_seqs + 1]: first row of each sequence, then the number of rows."""
+    seq_lens: Tensor
+    """int32 [num_seqs]: tokens of each sequence whose K and V are in the cache after the step."""
+    block_tables: Tensor
+    """int32 [num_seqs, max_blocks]: entry j holds positions [j * B, (j + 1) * B); 0 = unused."""
+    max_query_len: int
+    """Most rows of one sequence."""
+    max_seq_len: int
+    """Largest of seq_lens."""
+
+
+@dataclass(frozen=True)
+class ForwardContext:
+    """What a model's layers need beside their inputs; passed explicitly."""
+
+    backend: "AttentionBackend"
+    metadata: AttentionMetadata
+    kv_caches: Sequence[Tensor]
+    """One per layer: [2, num_blocks, block_size, num_kv_heads, head_size], keys then values."""
