@@ -55,7 +55,10 @@ def open_checkpoint(path: Path, load_format: LoadFormat) -> Checkpoint:
     def tensors() -> Iterator[tuple[str, Tensor]]:
         return iterate_shards(shards)
 
-    return Checkpoint(config, tensors, _dtype(config) or next(tensors())[1].dtype, path)
+    dtype = _dtype(config) or next((tensor.dtype for _, tensor in tensors()), None)
+    if dtype is None:
+        raise ModelError(f"{path} holds no tensor; restore its weights from where they came from")
+    return Checkpoint(config, tensors, dtype, path)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

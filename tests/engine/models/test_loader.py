@@ -194,3 +194,16 @@ def test_a_damaged_folder_gives_one_line_with_its_path(
         load(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_without_any_tensor_is_refused_in_one_line(
+    hf_model: MakeModel, tmp_path: Path
+) -> None:
+    hf_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({name: value for name, value in config.items() if "dtype" not in name})
+    )
+    save_file({}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="no tensor"):
+        load(tmp_path)

@@ -1,0 +1,1 @@
+"""The main job, end to end: engine, twin and Hugging Face on one workload."""

@@ -1,0 +1,27 @@
+"""When files become visible: all of them once a run is over, none of them if it fails."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into, on the same disk; its files move to `folder` at the end.
+
+    Files of the same names are replaced, one rename each; others stay. If the body raises,
+    nothing has changed, and `folder` is not even made. Raises NotADirectoryError at once if
+    `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(20, "is a file; name a folder", str(folder))
+    beside = folder.absolute().parent
+    while not beside.exists():
+        beside = beside.parent
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".pagetwin-") as temporary:
+        yield Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(Path(temporary).iterdir()):
+            os.replace(path, folder / path.name)

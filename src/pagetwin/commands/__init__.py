@@ -1,0 +1,1 @@
+"""The commands of `pagetwin`, one module each; what they import is imported when they run."""
