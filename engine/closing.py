@@ -102,7 +102,7 @@ class Closer:
             state.blocks.mark_computed(seq.seq_id, seq.keys, seq.token_ids, computed)
         if selection is not None:
             samples = self._select(selection)
-        elif seq.is_beam and seq.seq_id in result.failed:
+        elif entry.samples and seq.is_beam and seq.seq_id in result.failed:
             samples = self._fail_beams(seq.group, result.failed[seq.seq_id])
         elif not entry.samples or seq.is_beam:
             samples = [seq]

@@ -51,7 +51,7 @@ class Planner:
             if state.in_flight or not state.running:
                 return None
             # Only resting beams run; a sibling waits behind one that does not fit (P2.6a).
-            self._preempt(state.running.pop(), draft, yielding=True)
+            self._preempt(self._victim(), draft)
         return self._finish(draft)
 
     def _finish(self, draft: _Draft) -> StepPlan:
@@ -77,15 +77,14 @@ class Planner:
         return plan
 
     def _plan_running(self, draft: _Draft) -> None:
-        running = self._state.running
-        index = 0
-        # Preemption shortens the list from its end while it is visited.
-        while index < len(running) and draft.budget > 0:
-            seq = running[index]
-            num_tokens = self._share(seq, draft.budget)
-            if num_tokens > 0:
-                self._extend(seq, num_tokens, draft)
-            index += 1
+        # A copy, since preemption shortens the list while it is visited.
+        for seq in tuple(self._state.running):
+            if draft.budget <= 0:
+                return
+            if seq.status is SequenceStatus.RUNNING:
+                num_tokens = self._share(seq, draft.budget)
+                if num_tokens > 0:
+                    self._extend(seq, num_tokens, draft)
 
     def _share(self, seq: Sequence, budget: int) -> int:
         """Tokens that a running sequence gets in this step (P2.1, P5.3a)."""
@@ -130,7 +129,7 @@ class Planner:
         start = seq.num_computed_tokens
         end = start + num_tokens + self._lookahead
         while (appended := state.blocks.try_append_slots(seq.seq_id, start, end)) is None:
-            victim = state.running.pop()
+            victim = self._victim()
             self._preempt(victim, draft)
             if victim is seq:
                 return
@@ -181,9 +180,32 @@ class Planner:
         if entry.samples and seq.group.forked and not seq.is_beam:
             seq.num_placeholders += 1
 
-    def _preempt(self, victim: Sequence, draft: _Draft, *, yielding: bool = False) -> None:
-        """Takes the blocks of a sequence that was just taken out of running (P3)."""
+    def _victim(self) -> Sequence:
+        """Who gives up its blocks next (P3.1, P3.1a)."""
+        running = self._state.running
+        for seq in reversed(running):
+            if self._is_resting(seq) and any(
+                beam.status is not SequenceStatus.RUNNING for beam in seq.group.sequences
+            ):
+                return seq
+        return running[-1]
+
+    def _is_resting(self, seq: Sequence) -> bool:
+        """Whether it is a beam that waits for its siblings (P2.8a).
+
+        One that was planned in this very step has caught up only on paper.
+        """
+        return (
+            seq.is_beam
+            and seq.num_computed_tokens == seq.num_tokens
+            and seq.last_step != self._state.next_step
+        )
+
+    def _preempt(self, victim: Sequence, draft: _Draft) -> None:
+        """Takes the blocks of a running sequence (P3)."""
         state = self._state
+        yielding = self._is_resting(victim)
+        state.running.remove(victim)
         state.num_running -= victim.weight
         state.drop_row(victim)
         victim.needs_introduction = True

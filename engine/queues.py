@@ -30,7 +30,7 @@ class AdmissionQueue:
     def add_preempted(self, seq: Sequence, *, yielding: bool = False) -> None:
         """Adds a sequence that was just preempted.
 
-        A yielding one goes behind those that were preempted before it (P2.6a).
+        A yielding one goes behind those that were preempted before it (P3.2a).
         """
         if self._returning_first:
             self._push((0, self._num_tickets if yielding else -self._num_tickets), seq)

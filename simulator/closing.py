@@ -48,10 +48,15 @@ class _Closing:
 
     def close_row(self, seq: TwinSequence, row: ScheduledSequence, *, is_last: bool) -> None:
         """Closes one scheduled sequence; `is_last`: it is the last of its group in the plan."""
+        if seq.status == "ended":
+            return  # with a beam that failed at an earlier row
         self._advance(seq, row.num_scheduled_tokens)
         members = [seq]
         if seq.group.is_beam_search:
-            if is_last and self._all_beams_computed(seq.group):
+            if row.samples and seq.seq_id in self.result.failed:
+                for beam in seq.group.live:
+                    self._fail(beam, self.result.failed[seq.seq_id])
+            elif is_last and self._all_beams_computed(seq.group):
                 members = self._select(seq.group)
         elif row.samples:
             if seq.group.will_split:
@@ -96,6 +101,9 @@ class _Closing:
 
     def _append_sampled(self, seq: TwinSequence) -> None:
         """P5.1: the token is appended, then the stop conditions are checked in order."""
+        if seq.seq_id in self.result.failed:
+            self._fail(seq, self.result.failed[seq.seq_id])
+            return
         if seq.seq_id not in self.result.sampled:
             raise ValueError(
                 f"the result of step {self.result.step} has no token for {seq.seq_id}, which the "
@@ -129,6 +137,10 @@ class _Closing:
             )
         return FinishedSequence(seq.seq_id, "length")
 
+    def _fail(self, seq: TwinSequence, reason: str) -> None:
+        """P5.1c: it ends without a token."""
+        self._finish(seq, FinishedSequence(seq.seq_id, "error", reason))
+
     def _finish(self, seq: TwinSequence, ending: FinishedSequence) -> None:
         self.finished.append(ending)
         self.state.totals.finished += 1
@@ -136,10 +148,7 @@ class _Closing:
 
     def _all_beams_computed(self, group: TwinGroup) -> bool:
         """P2.8a: every live beam is running with behind = 0, so the result selects."""
-        return all(
-            beam.status == "running" and beam.num_computed_tokens == len(beam.token_ids)
-            for beam in group.sequences
-        )
+        return group.is_running and all(beam.rests for beam in group.live)
 
     def _select(self, group: TwinGroup) -> list[TwinSequence]:
         """P2.8b; returns the beams that the group has now."""

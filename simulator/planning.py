@@ -3,7 +3,7 @@
 from pagetwin.engine.step import BlockCopy
 from pagetwin.simulator.admission import admit
 from pagetwin.simulator.plan_builder import PlanBuilder
-from pagetwin.simulator.preemption import preempt
+from pagetwin.simulator.preemption import preempt_one
 from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import Flight, State
 
@@ -24,7 +24,7 @@ def plan_step(state: State, step: int) -> Flight | None:
     if builder.is_empty:
         if state.flights or not state.running:
             return None
-        preempt(builder, state.running[-1])  # P2.6a
+        preempt_one(builder)  # P2.6a
     return builder.finish(step)
 
 
@@ -51,7 +51,7 @@ def _visit_running(builder: PlanBuilder) -> None:
             seq.status == "running"
             and _missing_blocks(builder, seq, num_tokens) > state.pool.num_free
         ):
-            preempt(builder, state.running[-1])  # P3.1
+            preempt_one(builder)
         if seq.status == "running":
             replaced = _copy_shared(builder, seq, num_tokens)
             new = builder.append_blocks(seq, num_tokens)

@@ -1,13 +1,16 @@
-"""Decides how a sequence gives up its blocks: docs/policy.md P3.2 and P3.3."""
+"""Decides who gives up its blocks, and how: docs/policy.md P3."""
 
 from pagetwin.engine.step import BlockCopy, Preemption
 from pagetwin.simulator.memory import NULL_BLOCK
 from pagetwin.simulator.plan_builder import PlanBuilder
 from pagetwin.simulator.sequence import TwinSequence
+from pagetwin.simulator.state import State
 
 
-def preempt(builder: PlanBuilder, victim: TwinSequence) -> None:
-    """P3.2 and P3.3: frees its blocks, and queues it to return."""
+def preempt_one(builder: PlanBuilder) -> None:
+    """Frees the victim's blocks, and queues it to return (P3.2, P3.3)."""
+    victim = _victim(builder.state)
+    makes_way = victim.rests
     wants_swap = builder.state.scheduler.preemption_mode == "swap"
     # P2.8b: beams are preempted by recompute only.
     swapped = wants_swap and not victim.group.is_beam_search and _swap_out(builder, victim)
@@ -17,8 +20,14 @@ def preempt(builder: PlanBuilder, victim: TwinSequence) -> None:
     else:
         victim.num_computed_tokens = 0  # P3.2
         builder.state.totals.preemptions_recompute += 1
-    builder.state.stop(victim, swapped=swapped)
+    builder.state.stop(victim, swapped=swapped, makes_way=makes_way)
     builder.preempted.append(Preemption(victim.seq_id, "swap" if swapped else "recompute"))
+
+
+def _victim(state: State) -> TwinSequence:
+    """P3.1a: the last beam that cannot go on, if there is one; P3.1: the last of running."""
+    stuck = [seq for seq in state.running if seq.rests and not seq.group.is_running]
+    return (stuck or state.running)[-1]
 
 
 def _swap_out(builder: PlanBuilder, victim: TwinSequence) -> bool:

@@ -74,7 +74,10 @@ class ReplicaProcess:
             return False
         self.times.submit(request)
         if self._history is not None:
-            self._history.write(SubmitRecord(request=request, counters=self.scheduler.counters()))
+            counters = self.scheduler.counters()
+            self._history.write(
+                SubmitRecord(request=request, counters=counters, time_s=self._env.now)
+            )
         self._wake_up()
         return True
 
@@ -84,7 +87,12 @@ class ReplicaProcess:
             self.times.abort(request_id, self._env.now)
         if self._history is not None:
             self._history.write(
-                AbortRecord(request_id=request_id, found=found, counters=self.scheduler.counters())
+                AbortRecord(
+                    request_id=request_id,
+                    found=found,
+                    counters=self.scheduler.counters(),
+                    time_s=self._env.now,
+                )
             )
         # Blocks that it frees may let a waiting request in.
         self._wake_up()
@@ -120,7 +128,12 @@ class ReplicaProcess:
                 ids = [row.seq_id for row in plan.scheduled]
                 tables = {seq_id: self.scheduler.block_table(seq_id) for seq_id in ids}
             self._history.write(
-                PlanRecord(plan=plan, counters=self.scheduler.counters(), block_tables=tables)
+                PlanRecord(
+                    plan=plan,
+                    counters=self.scheduler.counters(),
+                    block_tables=tables,
+                    time_s=self._env.now,
+                )
             )
         return True
 
@@ -135,12 +148,14 @@ class ReplicaProcess:
         return ResultRecord(
             step=update.step,
             sampled=result.sampled,
+            failed=result.failed,
             stop_strings=result.stop_strings,
             selections=result.selections,
             finished=update.finished,
             forked=update.forked,
             counters=self.scheduler.counters(),
             timings=StepTimings(execute_s=duration),
+            time_s=self._env.now,
         )
 
 

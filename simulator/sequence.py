@@ -32,6 +32,11 @@ class TwinGroup:
     def live(self) -> list["TwinSequence"]:
         return [seq for seq in self.sequences if seq.status != "ended"]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether all of its live sequences run."""
+        return all(seq.status == "running" for seq in self.live)
+
 
 @dataclass(eq=False, slots=True)
 class TwinSequence:
@@ -65,6 +70,14 @@ class TwinSequence:
     def weight(self) -> int:
         """What it counts towards max_num_seqs (P2.8)."""
         return 1 if self.group.has_split else self.group.request.num_samples
+
+    @property
+    def rests(self) -> bool:
+        """A beam with nothing to compute, which waits for the others (P2.8a).
+
+        One that the plan in the making has just given tokens does not rest yet.
+        """
+        return self.group.is_beam_search and self.num_computed_tokens == len(self.token_ids)
 
     @property
     def num_placeholders(self) -> int:

@@ -51,8 +51,8 @@ class State:
         self.tags = (("dtype", cache.kv_cache_dtype), ("weights", cache.weights_version))
         self.groups: dict[str, TwinGroup] = {}
         self.running: list[TwinSequence] = []
-        # P3.2a: under fcfs the preempted ones stand in front, the latest first; otherwise
-        # `returned` stays empty and `new` holds all that wait, by key.
+        # P3.2a: under fcfs the preempted ones stand in front; otherwise `returned` stays empty
+        # and `new` holds all that wait, by key.
         self.returned: list[TwinSequence] = []
         self.new: list[TwinSequence] = []
         self.swapped: list[TwinSequence] = []
@@ -113,13 +113,17 @@ class State:
         else:
             insort(self.running, seq, key=self.key)
 
-    def stop(self, seq: TwinSequence, *, swapped: bool) -> None:
-        """A preempted sequence leaves running for the front of its queue, or its key (P3.2)."""
+    def stop(self, seq: TwinSequence, *, swapped: bool, makes_way: bool) -> None:
+        """A preempted sequence leaves running for the front of its queue, or its key (P3.2).
+
+        One that makes way stands behind those preempted before it (P3.2a).
+        """
         self.unqueue(seq)
         self.forget_row(seq.seq_id)
         seq.status = "swapped" if swapped else "waiting"
         if self.is_fcfs:
-            (self.swapped if swapped else self.returned).insert(0, seq)
+            front = self.swapped if swapped else self.returned
+            front.insert(len(front) if makes_way else 0, seq)
         else:
             insort(self.swapped if swapped else self.new, seq, key=self.key)
 

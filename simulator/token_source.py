@@ -122,6 +122,7 @@ class RecordedTokens:
             record.step: StepResult(
                 step=record.step,
                 sampled=record.sampled,
+                failed=record.failed,
                 stop_strings=record.stop_strings,
                 selections=record.selections,
             )

@@ -45,16 +45,21 @@ class SteppedReplica(Replica):
         plan: StepPlan,
         tokens: dict[str, int] | None = None,
         *,
+        failed: dict[str, str] | None = None,
         stop_strings: dict[str, str] | None = None,
         selections: Sequence[BeamSelection] = (),
     ) -> StepUpdate:
-        """Gives each row that samples its token, and samples 0..2 of its request, too."""
+        """Gives each row that samples its token, and samples 0..2 of its request, too; not those
+        that `failed` names."""
         sampled = {row.seq_id: self.TOKEN for row in plan.scheduled if row.samples}
         request_ids = [seq_id.rpartition("/")[0] for seq_id in sampled]
         sampled |= {f"{name}/{i}": self.TOKEN for name in request_ids for i in range(3)}
+        sampled |= tokens or {}
+        failed = failed or {}
         result = StepResult(
             step=plan.step,
-            sampled=sampled | (tokens or {}),
+            sampled={seq_id: sampled[seq_id] for seq_id in sampled if seq_id not in failed},
+            failed=failed,
             stop_strings=stop_strings or {},
             selections=tuple(selections),
         )

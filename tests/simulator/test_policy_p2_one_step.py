@@ -237,3 +237,23 @@ def test_p2_6a_where_only_resting_beams_run_the_last_of_them_is_preempted(
     assert replica.shares(plan) == [("b/0", 0, 4), ("b/1", 0, 4)]
     over = BeamSelection(request_id="b", finished=True)
     assert len(replica.close(plan, selections=[over]).finished) == 2
+
+
+def test_p2_6a_a_beam_that_makes_room_stands_behind_those_preempted_before_it(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=5, num_host_blocks=2, preemption_mode="swap")
+    replica.submit("z", 4, max_tokens=2)
+    replica.submit("a", 4, width=2, max_tokens=4, arrival_s=1.0)
+    replica.submit("x", 8, max_tokens=2, arrival_s=2.0)
+    selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    replica.close(replica.plan_step(), selections=[selection])  # z: 1; both beams: 2; x: 3, 4
+    plan = replica.run_step()
+    # x makes room for z and a/0, a/1 finds none; then z ends, and a/0 rests with 2 and 3.
+    assert plan.preempted == (Preemption("x/0", "swap"), Preemption("a/1", "recompute"))
+    assert replica.shares(plan) == [("z/0", 4, 1), ("a/0", 4, 1)]
+    plan = replica.run_step()  # x needs 3 blocks, 2 are free, and it keeps a/1 out
+    assert plan.preempted == (Preemption("a/0", "recompute"),)
+    assert plan.scheduled == ()
+    assert replica.shares(replica.run_step()) == [("x/0", 8, 1)]  # a/1 needs 2, and 1 is free
+    assert replica.shares(replica.plan_step()) == [("a/1", 0, 5), ("a/0", 0, 5)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pagetwin.engine.step import BlockCopy, Preemption
+from pagetwin.engine.step import BeamSelection, BlockCopy, Preemption
 
 if TYPE_CHECKING:
     from tests.simulator.conftest import MakeReplica
@@ -28,6 +28,27 @@ def test_p3_1_the_last_admitted_is_preempted_and_returns_to_the_front(
     assert [row.seq_id for row in plan.scheduled] == ["b/0"]  # the latest preempted stands first
     assert plan.introduced[0].token_ids[-1] == replica.TOKEN
     assert plan.new_requests == ()
+
+
+def test_p3_1a_a_resting_beam_of_a_broken_up_group_goes_before_the_last_and_stands_behind(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=5, num_host_blocks=2, preemption_mode="swap")
+    replica.submit("z", 4, max_tokens=2)
+    replica.submit("a", 4, width=2, max_tokens=4, arrival_s=1.0)
+    replica.submit("x", 7, max_tokens=3, arrival_s=2.0)
+    selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    replica.close(replica.plan_step(), selections=[selection])  # z: 1; both beams: 2; x: 3, 4
+    # z takes 4, a/0 takes 3, and a/1 finds none; then z ends, and a/0 rests.
+    plan = replica.run_step()
+    assert plan.preempted == (Preemption("x/0", "swap"), Preemption("a/1", "recompute"))
+    assert replica.shares(replica.run_step()) == [("x/0", 7, 1)]  # in 4 and 1; a/1 needs two
+    plan = replica.run_step()  # x, the last of running, needs a third block
+    assert plan.preempted == (Preemption("a/0", "recompute"),)
+    assert replica.shares(plan) == [("x/0", 8, 1)]
+    assert plan.scheduled[0].new_block_ids == (3,)  # a/0's tail
+    # P3.2a: a/0 stands behind a/1, though it was preempted later.
+    assert replica.shares(replica.plan_step()) == [("a/1", 0, 5), ("a/0", 0, 5)]
 
 
 def test_p3_3_a_swapped_sequence_comes_back_with_its_bytes(make_replica: MakeReplica) -> None:

@@ -65,6 +65,143 @@ def test_p5_1b_a_selection_stands_before_the_release_of_blocks_outside_the_windo
     ]
 
 
+def test_p5_1c_a_failed_sequence_ends_with_an_error_and_the_others_go_on(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(enable_prefix_caching=True)
+    replica.submit("a", 4, max_tokens=1)
+    replica.submit("b", 8)
+    plan = replica.plan_step()  # a: 1; b: 2, 3
+    # An error, though a token would have been its last.
+    update = replica.close(plan, failed={"a/0": "no logit is finite"})
+    assert update.finished == (FinishedSequence("a/0", "error", "no logit is finite"),)
+    counters = replica.counters()
+    assert (counters.num_free_blocks, counters.finished) == (9 - 2, 1)
+    assert counters.num_cached_blocks == 3  # blocks enter the cache before the check
+    plan = replica.plan_step()
+    assert (plan.dropped, plan.ended_requests) == (("a/0",), ("a",))
+    assert replica.shares(plan) == [("b/0", 8, 1)]
+
+
+def test_p5_1c_one_sample_of_a_group_that_forks_may_fail(make_replica: MakeReplica) -> None:
+    replica = make_replica()
+    replica.submit("a", 6, n=3)
+    update = replica.close(replica.plan_step(), failed={"a/1": "no token is allowed"})
+    assert update.forked == (("a/0", "a/1"), ("a/0", "a/2"))
+    assert update.finished == (FinishedSequence("a/1", "error", "no token is allowed"),)
+    plan = replica.run_step()
+    assert replica.shares(plan) == [("a/0", 6, 1), ("a/2", 6, 1)]
+    assert len(plan.copies) == 1  # two hold block 2 still: the first to write copies it
+
+
+def test_p5_1c_a_failed_beam_ends_its_group_preempted_beams_too(make_replica: MakeReplica) -> None:
+    replica = make_replica(num_blocks=5)
+    replica.submit("z", 4)
+    replica.submit("a", 4, width=2, max_tokens=4, arrival_s=1.0)
+    replica.submit("x", 8, arrival_s=2.0)
+    selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    replica.close(replica.plan_step(), selections=[selection])  # z: 1; both beams: 2; x: 3, 4
+    plan = replica.plan_step()
+    assert replica.shares(plan) == [("z/0", 4, 1), ("a/0", 4, 1)]  # with 4 and 3
+    assert replica.counters().num_waiting == 2  # a/1 and x
+    update = replica.close(plan, failed={"a/0": "no logit is finite"})
+    assert update.finished == (
+        FinishedSequence("a/0", "error", "no logit is finite"),
+        FinishedSequence("a/1", "error", "no logit is finite"),
+    )
+    counters = replica.counters()
+    assert (counters.num_running, counters.num_waiting, counters.num_free_blocks) == (1, 1, 2)
+    plan = replica.plan_step()
+    assert (plan.dropped, plan.ended_requests) == (("a/0",), ("a",))
+
+
+def test_p5_1c_running_beams_end_in_beam_order_whichever_failed(make_replica: MakeReplica) -> None:
+    for name in ("a/0", "a/1"):
+        replica = make_replica()
+        replica.submit("a", 4, width=2, max_tokens=4)
+        selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+        replica.close(replica.plan_step(), selections=[selection])
+        update = replica.close(replica.plan_step(), failed={name: "no logit is finite"})
+        assert [ending.seq_id for ending in update.finished] == ["a/0", "a/1"]
+        assert {ending.reason for ending in update.finished} == {"error"}
+        assert not replica.has_unfinished_requests()
+        assert replica.counters().num_free_blocks == 9
+
+
+def test_p5_1c_a_beam_fails_after_its_caching_and_later_rows_are_ignored(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(enable_prefix_caching=True)
+    replica.submit("a", 3, width=2, max_tokens=4)
+    selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    replica.close(replica.plan_step(), selections=[selection])
+    plan = replica.plan_step()
+    assert replica.shares(plan) == [("a/0", 3, 1), ("a/1", 3, 1)]  # each fills a block of its own
+    update = replica.close(plan, failed={"a/1": "second", "a/0": "first"})
+    assert update.finished == (
+        FinishedSequence("a/0", "error", "first"),
+        FinishedSequence("a/1", "error", "first"),
+    )
+    assert replica.counters().num_cached_blocks == 1  # a/0's
+    assert replica.counters().finished == 2
+
+
+def test_p5_1c_the_reason_is_of_the_first_in_plan_order_and_the_ends_are_in_beam_order(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=5, num_host_blocks=2, preemption_mode="swap")
+    replica.submit("z", 4, max_tokens=2)
+    replica.submit("a", 4, width=2, max_tokens=4, arrival_s=1.0)
+    replica.submit("x", 7, max_tokens=3, arrival_s=2.0)
+    selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    replica.close(replica.plan_step(), selections=[selection])
+    for _ in range(3):  # as in P3.1a: a/0 comes back behind a/1
+        replica.run_step()
+    plan = replica.plan_step()
+    assert replica.shares(plan) == [("a/1", 0, 5), ("a/0", 0, 5)]
+    update = replica.close(plan, failed={"a/0": "later", "a/1": "earlier"})
+    assert update.finished == (
+        FinishedSequence("a/0", "error", "earlier"),
+        FinishedSequence("a/1", "error", "earlier"),
+    )
+
+
+def test_p5_1c_a_failure_of_a_sequence_that_was_due_no_token_is_ignored(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(long_prefill_token_threshold=4)
+    replica.submit("a", 6)
+    replica.submit("b", 6, width=2, max_tokens=2)
+    failures = {"a/0": "too early", "b/0": "too early", "c/0": "unknown"}
+    plan = replica.plan_step()
+    assert [row.samples for row in plan.scheduled] == [False, False]
+    assert replica.close(plan, failed=failures).finished == ()
+    plan = replica.plan_step()
+    assert replica.shares(plan) == [("a/0", 4, 2), ("b/0", 4, 2)]
+    assert len(replica.close(plan, failed=failures).finished) == 2
+
+
+def test_p5_1c_a_group_fails_before_its_first_selection(make_replica: MakeReplica) -> None:
+    replica = make_replica()
+    replica.submit("a", 4, width=3, max_tokens=4)
+    update = replica.close(replica.plan_step(), failed={"a/0": "no logit is finite"})
+    assert update.finished == (FinishedSequence("a/0", "error", "no logit is finite"),)
+    assert not replica.has_unfinished_requests()
+
+
+def test_p5_1c_a_failed_sequence_keeps_its_blocks_for_the_later_step(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(async_scheduling=True)
+    replica.submit("a", 4)
+    first, second = replica.plan_step(), replica.plan_step()
+    update = replica.close(first, failed={"a/0": "no logit is finite"})
+    assert update.finished == (FinishedSequence("a/0", "error", "no logit is finite"),)
+    assert replica.counters().num_free_blocks == 9 - 2
+    assert replica.close(second, failed={"a/0": "no logit is finite"}).finished == ()
+    assert replica.counters().num_free_blocks == 9
+
+
 def test_p5_2_an_abort_frees_blocks_when_the_step_in_flight_returns(
     make_replica: MakeReplica,
 ) -> None:

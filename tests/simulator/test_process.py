@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import ConfigError, TraceError
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
+from pagetwin.engine.step import StepPlan, StepResult
 from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
@@ -17,12 +19,13 @@ from pagetwin.engine.trace import (
     PlanRecord,
     RefuseRecord,
     ResultRecord,
+    SubmitRecord,
     read_history,
 )
 from pagetwin.simulator.cost_model import LinearCostModel
 from pagetwin.simulator.process import simulate
 from pagetwin.simulator.timings import SimulationResult
-from pagetwin.simulator.token_source import RecordedTokens
+from pagetwin.simulator.token_source import RecordedTokens, ScriptedTokens
 
 STEP_S = 0.5
 
@@ -133,6 +136,46 @@ def test_the_history_tells_the_run_and_gives_its_tokens_again(tmp_path: Path) ->
     with HistoryWriter(tmp_path / "again.jsonl", with_block_tables=True) as history:
         run(requests, history=history, tokens=RecordedTokens(records), **options)
     assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "run.jsonl").read_bytes()
+
+
+def test_the_records_carry_the_virtual_time() -> None:
+    history = HistoryWriter()
+    requests = [make_request("a", 0.25, max_tokens=2), make_request("b", 0.5, max_tokens=9)]
+    run(requests, history=history, aborts={"b": 1.0})
+    timed = (SubmitRecord, AbortRecord, PlanRecord, ResultRecord)
+    # a's steps are [0.25, 0.75] and [0.75, 1.25]; b joins the second.
+    assert [(type(r), r.time_s) for r in history.records if isinstance(r, timed)] == [
+        (SubmitRecord, 0.25),
+        (PlanRecord, 0.25),
+        (SubmitRecord, 0.5),
+        (ResultRecord, 0.75),
+        (PlanRecord, 0.75),
+        (AbortRecord, 1.0),
+        (ResultRecord, 1.25),
+    ]
+
+
+class FailingTokens(ScriptedTokens):
+    """Fails sample 1 in step 2."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        result = super().execute(plan)
+        if plan.step != 2:
+            return result
+        sampled = {s: token for s, token in result.sampled.items() if s != "a/1"}
+        return msgspec.structs.replace(result, sampled=sampled, failed={"a/1": "no finite logit"})
+
+
+def test_a_failure_is_timed_recorded_and_given_again() -> None:
+    requests = [make_request("a", 0.0, n=2, max_tokens=5)]
+    first, again = HistoryWriter(), HistoryWriter()
+    (seen,) = run(requests, history=first, tokens=FailingTokens()).requests
+    assert seen.finish_reasons == ("error", "length")
+    assert (seen.num_output_tokens, seen.longest_output) == (2 + 5, 5)
+    results = [record for record in first.records if isinstance(record, ResultRecord)]
+    assert [r.failed for r in results] == [{}, {}, {"a/1": "no finite logit"}, {}, {}]
+    run(requests, history=again, tokens=RecordedTokens(first.records))
+    assert again.records == first.records
     with pytest.raises(TraceError, match="no result for step 0"):
         run(requests, tokens=RecordedTokens([]))
 

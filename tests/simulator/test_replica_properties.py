@@ -1,12 +1,14 @@
 """Whatever the knobs and the requests, the replica keeps its books and every byte of KV memory."""
 
 import random
+import zlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
 from pagetwin.engine.step import StepPlan, StepResult
 from pagetwin.simulator.replica import Replica
+from pagetwin.simulator.state import State
 from pagetwin.simulator.token_source import ScriptedTokens, hashed_token
 
 T = TypeVar("T")
@@ -39,6 +42,8 @@ class Case:
     scheduler: SchedulerConfig
     requests: list[Request]
     events: list[tuple[str, int]]
+    fail_every: int = 0
+    """One in so many due tokens, on average, fails; 0: none."""
 
 
 @dataclass
@@ -61,6 +66,7 @@ class CheckingExecutor:
         self.device: dict[tuple[int, int], tuple[int, ...]] = {}
         self.host: dict[tuple[int, int], tuple[int, ...]] = {}
         self.rows: dict[str, Row] = {}
+        self.fail_every = case.fail_every
         self.next_step = 0
 
     def execute(self, plan: StepPlan) -> StepResult:
@@ -95,7 +101,24 @@ class CheckingExecutor:
         for seq_id, token_id in result.sampled.items():
             if seq_id in self.rows:
                 self.rows[seq_id].token_ids.append(token_id)
-        return result
+        return self._with_failures(plan, result) if self.fail_every else result
+
+    def _with_failures(self, plan: StepPlan, result: StepResult) -> StepResult:
+        """Fails some samples and beams; a row of theirs in flight goes on with the token."""
+        due = dict.fromkeys([*(row.seq_id for row in plan.scheduled if row.samples)])
+        due |= dict.fromkeys(result.sampled)
+        failed = {
+            seq_id: f"{seq_id} fails in step {plan.step}"
+            for seq_id in due
+            if zlib.crc32(f"{plan.step}:{seq_id}".encode()) % self.fail_every == 0
+        }
+        requests = {seq_id.rpartition("/")[0] for seq_id in failed}
+        return msgspec.structs.replace(
+            result,
+            sampled={s: token for s, token in result.sampled.items() if s not in failed},
+            failed=failed,
+            selections=tuple(s for s in result.selections if s.request_id not in requests),
+        )
 
     def _copy(self, source: Any, source_id: int, destination: Any, destination_id: int) -> None:
         for offset in range(self.block_size):
@@ -174,19 +197,16 @@ def advance(
 ) -> None:
     state = replica._state
     before = replica.counters()
-    running = list(state.running)
-    at_rest = all(seq.num_planned_computed == seq.num_planned_tokens for seq in running)
+    queues = QueuesBefore(state)
     plan = replica.schedule()
     if plan is None:
         assert replica.counters() == before
         assert in_flight or not replica.has_unfinished_requests(), "work, and nothing is planned"
         done.seen["waits for the result"] += len(in_flight)
     else:
-        if at_rest and plan.preempted:  # P2.6a
-            assert not in_flight
-            assert not plan.scheduled
-            assert [victim.seq_id for victim in plan.preempted] == [running[-1].seq_id]
-            done.seen["resting beam preempted"] += 1
+        if plan.preempted:
+            assert not in_flight  # P5.3b
+            queues.check_victims(plan, state, done)
         check_plan(plan, state.cache, state.scheduler)
         done.seen["run ahead"] += bool(in_flight)
         done.seen["swap in"] += len(plan.swap_ins)
@@ -206,6 +226,44 @@ def advance(
         done.seen["forks"] += len(update.forked)
         done.seen["finished by length"] += sum(e.reason == "length" for e in update.finished)
         done.seen["finished by stop"] += sum(e.reason == "stop" for e in update.finished)
+        errors = [ending for ending in update.finished if ending.reason == "error"]
+        assert {str(ending.stop_reason) for ending in errors} <= set(result.failed.values())
+        done.seen["failed"] += len(errors)
+        done.seen["failed with its group"] += sum(e.seq_id not in result.failed for e in errors)
+
+
+class QueuesBefore:
+    """Who ran, rested and waited before a plan, to check whom it preempts."""
+
+    def __init__(self, state: State) -> None:
+        resting = [
+            seq
+            for seq in state.running
+            if seq.group.request.beam_search and len(seq.token_ids) == seq.num_computed_tokens
+        ]
+        stuck = [seq for seq in resting if any(s.status != "running" for s in seq.group.live)]
+        self.running = [seq.seq_id for seq in state.running]
+        self.resting = [seq.seq_id for seq in resting]
+        self.stuck = [seq.seq_id for seq in stuck]
+        self.returned = [seq.seq_id for seq in state.returned]
+
+    def check_victims(self, plan: StepPlan, state: State, done: Run) -> None:
+        victims = [victim.seq_id for victim in plan.preempted]
+        assert victims[: len(self.stuck)] == self.stuck[::-1][: len(victims)]  # P3.1a
+        if self.resting == self.running:  # P2.6a
+            assert not plan.scheduled
+            assert victims == self.running[-1:]
+            done.seen["resting beam makes room for the head"] += 1
+        if state.is_fcfs:  # P3.2a
+            for victim in plan.preempted:
+                if victim.mode == "recompute":
+                    place = len(self.returned) if victim.seq_id in self.resting else 0
+                    self.returned.insert(place, victim.seq_id)
+            assert [seq.seq_id for seq in state.returned] == self.returned
+        done.seen["stuck beam goes before the last"] += victims[0] != self.running[-1]
+        done.seen["resting beam of a whole group preempted"] += bool(
+            set(self.resting) & set(victims) - set(self.stuck)
+        )
 
 
 def check_plan(plan: StepPlan, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
@@ -213,6 +271,7 @@ def check_plan(plan: StepPlan, cache: CacheConfig, scheduler: SchedulerConfig) -
     assert plan.num_scheduled_tokens <= scheduler.max_num_batched_tokens
     assert len(plan.scheduled) <= scheduler.max_num_seqs
     assert all(row.num_scheduled_tokens > 0 for row in plan.scheduled)
+    assert not {r.seq_id for r in plan.scheduled} & {v.seq_id for v in plan.preempted}
     taken = [block for row in plan.scheduled for block in row.new_block_ids]
     taken += [copy.destination for copy in plan.swap_ins + plan.copies]
     assert len(taken) == len(set(taken)), "a block is given out twice"
@@ -279,10 +338,63 @@ def build_case(pick: Pick) -> Case:
     return Case(cache, build_scheduler(pick), submitted, events)
 
 
+def build_beam_case(pick: Pick) -> Case:
+    """Short beam searches among long samples, in a pool that just holds the largest request."""
+    block_size, watermark = pick([1, 1, 2]), pick([0, 0, 1])
+    scheduler = SchedulerConfig(
+        max_model_len=24,
+        max_num_seqs=pick(range(3, 9)),
+        max_num_batched_tokens=pick(range(8, 25)),
+        long_prefill_token_threshold=pick([0, 1, 1, 2, 3]),
+        policy=pick(["fcfs", "priority"]),
+        preemption_mode=pick(["recompute", "swap"]),
+        num_lookahead_slots=pick([0, 0, 0, 1]),
+        async_scheduling=pick([False, True]),
+    )
+    requests = [build_long_request(pick, number) for number in range(pick(range(3, 8)))]
+    largest = max(
+        (request.beam_search.beam_width if request.beam_search else 1)
+        * -(-(tokens_at_most(request) + scheduler.num_lookahead_slots) // block_size)
+        for request in requests
+    )
+    cache = CacheConfig(
+        num_blocks=1 + largest + watermark + pick([0, 0, 1]),
+        block_size=block_size,
+        num_host_blocks=pick([0, 1, 3, 8]),
+        enable_prefix_caching=pick([False, True]),
+        watermark_blocks=watermark,
+    )
+    events: list[tuple[str, int]] = []
+    for number in range(len(requests)):
+        events += [("submit", number), *[("step", 0)] * pick(range(8))]
+    return Case(cache, scheduler, requests, events)
+
+
+def build_long_request(pick: Pick, number: int) -> Request:
+    width = pick([None, 2, 2, 3])
+    return Request(
+        request_id=f"r{number}",
+        prompt_token_ids=tuple(pick([0, 1]) for _ in range(pick(range(1, 10 if not width else 5)))),
+        sampling_params=SamplingParams(
+            n=pick([1, 2, 3]) if width is None else 1,
+            max_tokens=pick(range(4, 13)) if width is None else pick(range(2, 6)),
+            ignore_eos=True,
+        ),
+        beam_search=None if width is None else BeamSearchParams(beam_width=width),
+        arrival_s=float(pick(range(3))),
+        priority=pick(range(3)),
+    )
+
+
+def tokens_at_most(request: Request) -> int:
+    return len(request.prompt_token_ids) + (request.sampling_params.max_tokens or 0)
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Shrinks to few short requests, a small pool, and the first choice of every knob."""
-    return build_case(lambda options: draw(st.sampled_from(options)))
+    case = build_case(lambda options: draw(st.sampled_from(options)))
+    return replace(case, fail_every=draw(st.sampled_from([0, 20])))
 
 
 @settings(
@@ -300,15 +412,49 @@ def test_so_it_does_under_pressure_in_every_mode() -> None:
     """Uniform choices reach what shrinkable ones seldom do; here it must all have happened."""
     seen: Counter[str] = Counter()
     for seed in range(NUM_SEEDS):
-        seen.update(run(build_case(random.Random(seed).choice)).seen)
+        case = build_case(random.Random(seed).choice)
+        seen.update(run(replace(case, fail_every=20 * (seed % 2))).seen)
     happened = [
         *("preemptions_recompute", "preemptions_swap", "evictions", "cow_copies", "forks"),
         *("partial_hits", "prefix_hit_tokens", "aborts", "abort in flight", "run ahead"),
         *("refused", "reset", "swap in", "beams", "null entries", "waits for the result"),
-        "resting beam preempted",
-        *("finished by length", "finished by stop"),
+        *("finished by length", "finished by stop", "failed", "failed with its group"),
     ]
     assert not [name for name in happened if seen[name] == 0], seen
+
+
+def test_so_it_does_where_beams_and_long_samples_are_in_each_other_s_way() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(NUM_SEEDS):
+        seen.update(run(build_beam_case(random.Random(seed).choice)).seen)
+    happened = [
+        *("preemptions_recompute", "preemptions_swap", "cow_copies", "run ahead", "beams"),
+        *("stuck beam goes before the last", "resting beam of a whole group preempted"),
+        "resting beam makes room for the head",
+    ]
+    assert not [name for name in happened if seen[name] == 0], seen
+
+
+@pytest.mark.parametrize(
+    ("build", "seed"),
+    [
+        (build_case, 26895),  # P2.6a: a victim in front of the head was preempted for ever
+        # P3.1a: a sample in front of a resting beam, alone in need of its blocks, was itself the
+        # last, and so began again for ever.
+        (build_beam_case, 1639),
+        (build_beam_case, 2928),
+    ],
+)
+def test_what_once_went_on_for_ever_ends(build: Callable[[Pick], Case], seed: int) -> None:
+    case = build(random.Random(seed).choice)
+    assert case.scheduler.policy == "fcfs"
+    assert run(case).seen["preemptions_recompute"] > 0
+
+
+def test_a_resting_beam_that_is_simply_the_last_stands_behind_too() -> None:
+    """P3.2a where P3.1, not P3.1a, chose it, and others were preempted before it: seldom."""
+    seen = run(build_beam_case(random.Random(2559).choice)).seen
+    assert seen["resting beam of a whole group preempted"] > 0
 
 
 def test_the_same_events_give_the_same_plans() -> None:
