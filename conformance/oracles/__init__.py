@@ -1,0 +1,1 @@
+"""Oracles: independent sources of right values."""
