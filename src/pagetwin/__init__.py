@@ -1,1 +1,1 @@
-"""A paged-attention inference engine, its simulated twin, and the harness that holds them together."""
+"""A paged-attention inference engine, its simulated twin, and what holds the two together."""
