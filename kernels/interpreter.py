@@ -2,7 +2,8 @@
 
 Where TRITON_INTERPRET=1 is set before Triton is imported, kernels run as numpy code. Up to 3.9 that
 code (triton/runtime/interpreter.py) holds bfloat16 and 8-bit floats as integers, computes on those
-integers, truncates where hardware rounds, and reads out of bounds in silence.
+integers, truncates where hardware rounds, and reads out of bounds in silence. 3.6 also takes loop
+bounds from arrays in a way that numpy 2.4 has given up.
 """
 
 from collections.abc import Callable
@@ -67,9 +68,18 @@ def mend_interpreter() -> None:
     builder.cast_impl = _cast
     builder.create_fp_to_fp = _cast
     builder.create_dot = _create_dot
+    interpreter._patch_lang_tensor = _with_loop_bounds(interpreter._patch_lang_tensor)
     interpreter.GridExecutor.__call__ = _remember_arguments(
         interpreter.GridExecutor.__call__, memory
     )
+
+
+def _with_loop_bounds(original: Callable[..., None]) -> Callable[..., None]:
+    def patch(tensor: Any, *scope: Any) -> None:
+        original(tensor, *scope)
+        tensor.__index__ = lambda self: self.handle.data.item()
+
+    return patch
 
 
 def _with_narrow_floats(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
