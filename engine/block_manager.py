@@ -224,21 +224,24 @@ class BlockManager:
         # In the common case the slots lie in the last block, which nobody shares.
         if num_blocks == len(blocks) == first + 1 and self.pool.ref_counts[blocks[first]] == 1:
             return NOTHING_APPENDED
-        if not self.can_append(seq_id, start, end):
+        counts = self.pool.ref_counts
+        shared = [i for i in range(first, min(len(blocks), num_blocks)) if counts[blocks[i]] > 1]
+        num_new = max(0, num_blocks - len(blocks))
+        if len(shared) + num_new > self.pool.num_free:
             return None
-        replaced: list[tuple[int, int]] = []
-        copies: list[BlockCopy] = []
-        for index in range(first, min(len(blocks), num_blocks)):
-            shared = blocks[index]
-            if self.pool.ref_counts[shared] > 1:
-                blocks[index] = self.pool.take()
-                self.pool.release(shared)
-                replaced.append((index, blocks[index]))
-                copies.append(BlockCopy(shared, blocks[index]))
-        self.cow_copies += len(copies)
-        new = tuple(self.pool.take() for _ in range(num_blocks - len(blocks)))
+        copies = [self._replace(blocks, index) for index in shared]
+        new = [self.pool.take() for _ in range(num_new)]
         blocks.extend(new)
-        return AppendedSlots(new, tuple(replaced), tuple(copies))
+        replaced = tuple((index, blocks[index]) for index in shared) if shared else ()
+        return AppendedSlots(tuple(new), replaced, tuple(copies))
+
+    def _replace(self, blocks: list[int], index: int) -> BlockCopy:
+        """Gives a table a block of its own in place of one that others hold, too (P4.5)."""
+        shared = blocks[index]
+        blocks[index] = self.pool.take()
+        self.pool.release(shared)
+        self.cow_copies += 1
+        return BlockCopy(shared, blocks[index])
 
     def fork(self, parent_id: str, child_id: str) -> None:
         """Gives the child a table equal to the parent's; nothing is copied (P4.4)."""

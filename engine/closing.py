@@ -45,7 +45,7 @@ class Closer:
         for index, entry in enumerate(plan.scheduled):
             seq = state.sequences.get(entry.seq_id)
             if seq is not None:
-                self._advance(seq, entry, result, selections.get(index))
+                self._advance(seq, entry, result, selections.get(index) if selections else None)
         if self._finished:
             state.running[:] = [seq for seq in state.running if not seq.status.is_finished]
         return StepUpdate(

@@ -107,7 +107,8 @@ class Planner:
     def _must_wait(self, seq: Sequence) -> bool:
         if seq.is_beam:
             return True
-        return seq.num_placeholders > 0 and self._state.stop_conditions.ends_with_placeholder(seq)
+        # Whatever the token in flight turns out to be, it may be the last.
+        return seq.num_placeholders > 0 and seq.num_tokens >= seq.group.token_limit
 
     def _fits_without_preemption(self) -> bool:
         """Whether the free blocks suffice for all running sequences at once (P5.3b)."""
@@ -259,7 +260,10 @@ class Planner:
     def _start(self, seq: Sequence, draft: _Draft) -> bool:
         """Admits a waiting sequence, from the longest cached prefix that fits (P2.4)."""
         state = self._state
-        is_looked_up = state.cache.enable_prefix_caching and seq.params.prompt_logprobs is None
+        is_looked_up = (
+            state.cache.enable_prefix_caching
+            and seq.group.request.sampling_params.prompt_logprobs is None
+        )
         hit = state.blocks.lookup_prefix(seq.keys, seq.token_ids) if is_looked_up else PrefixHit()
         admitted = self._start_from(seq, hit, draft)
         if not admitted and hit.num_partial:

@@ -47,10 +47,8 @@ def block_extras(request: Request, index: int, cache: CacheConfig) -> Extras:
 
 def make_block_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) -> BlockKey:
     """Key of a full block: SHA-256 over its parent's key, its tokens as int64, its extras."""
-    digest = hashlib.sha256(parent)
-    digest.update(array("q", token_ids).tobytes())
-    digest.update(_encode_extras(extras))
-    return BlockKey(digest.digest(), parent, token_ids, extras)
+    content = parent + array("q", token_ids).tobytes() + _encode_extras(extras)
+    return BlockKey(hashlib.sha256(content).digest(), parent, token_ids, extras)
 
 
 class KeyChain:

@@ -28,7 +28,9 @@ class Scheduler:
         """Puts a request in line; RequestError, and nothing changed, if it can never run (P2.5)."""
         state = self._state
         self._check_feasible(request)
-        group = SequenceGroup(request, order_key(state.policy, request), state.cache)
+        key = order_key(state.policy, request)
+        limit = state.stop_conditions.token_limit(request)
+        group = SequenceGroup(request, key, limit, state.cache)
         state.groups[request.request_id] = group
         [seq] = group.sequences
         state.sequences[seq.seq_id] = seq

@@ -73,7 +73,6 @@ class Sequence:
         "num_placeholders",
         "num_prompt_tokens",
         "order_key",
-        "params",
         "sample_index",
         "seq_id",
         "status",
@@ -83,7 +82,6 @@ class Sequence:
     def __init__(self, group: "SequenceGroup", sample_index: int, cache: CacheConfig) -> None:
         request = group.request
         self.group = group
-        self.params = request.sampling_params
         self.is_beam = request.beam_search is not None
         self.sample_index = sample_index
         self.seq_id = sequence_id(request.request_id, sample_index)
@@ -139,11 +137,31 @@ class Sequence:
 class SequenceGroup:
     """The live sequences of one request: one until it forks, then one per sample or beam."""
 
-    __slots__ = ("forked", "introduced", "order_key", "request", "sequences")
+    __slots__ = (
+        "first_stop",
+        "forked",
+        "introduced",
+        "order_key",
+        "request",
+        "sequences",
+        "stop_reasons",
+        "token_limit",
+    )
 
-    def __init__(self, request: Request, order_key: tuple[Any, ...], cache: CacheConfig) -> None:
+    def __init__(
+        self, request: Request, order_key: tuple[Any, ...], token_limit: int, cache: CacheConfig
+    ) -> None:
         self.request = request
         self.order_key = order_key
+        self.token_limit = token_limit
+        """Tokens, prompt and output, at which each of its sequences ends at the latest."""
+        params = request.sampling_params
+        self.first_stop = request.num_prompt_tokens + params.min_tokens
+        """Tokens that no stop token or stop string ends (P5.1a)."""
+        self.stop_reasons: dict[int, int | None] = {token: token for token in params.stop_token_ids}
+        """The tokens that end a sequence, with the reason to report; None for EOS."""
+        if not params.ignore_eos:
+            self.stop_reasons.update(dict.fromkeys(request.eos_token_ids))
         self.forked = request.num_samples == 1 and request.beam_search is None
         self.introduced = False
         """Whether a plan has carried the request to the executor."""

@@ -1,6 +1,7 @@
 """When a sequence ends by itself: the stop conditions, in the order of docs/policy.md P5.1."""
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.request import Request
 from pagetwin.engine.sequence import Sequence
 from pagetwin.engine.step import FinishReason
 
@@ -15,30 +16,25 @@ class StopConditions:
         self._pool_tokens = (cache.num_blocks - 1) * cache.block_size - lookahead
         self._max_tokens = min(scheduler.max_model_len, self._pool_tokens + 1)
 
+    def token_limit(self, request: Request) -> int:
+        """Tokens, prompt and output, at which max_tokens, M or the pool ends a sequence."""
+        max_tokens = request.sampling_params.max_tokens
+        if max_tokens is None:
+            return self._max_tokens
+        return min(self._max_tokens, request.num_prompt_tokens + max_tokens)
+
     def check(self, seq: Sequence, stop_string: str | None) -> Stop | None:
         """(finish reason, stop reason), or None while the sequence goes on."""
-        params = seq.params
+        group = seq.group
         num_tokens = len(seq.token_ids)
-        if num_tokens - seq.num_prompt_tokens > params.min_tokens:
+        if num_tokens > group.first_stop:
             token = seq.token_ids[-1]
-            if token in seq.group.request.eos_token_ids and not params.ignore_eos:
-                return "stop", None
-            if token in params.stop_token_ids:
-                return "stop", token
+            if token in group.stop_reasons:
+                return "stop", group.stop_reasons[token]
             if stop_string is not None:
                 return "stop", stop_string
-        return ("length", None) if self._is_full(seq, num_tokens) else None
-
-    def ends_with_placeholder(self, seq: Sequence) -> bool:
-        """Whether the token that is not known yet is its last, whatever it is (P5.3a)."""
-        return self._is_full(seq, seq.num_tokens)
+        return ("length", None) if num_tokens >= group.token_limit else None
 
     def is_capped_by_pool(self, seq: Sequence) -> bool:
         """Whether the pool, not a limit that somebody asked for, ends the sequence."""
         return len(seq.token_ids) > self._pool_tokens
-
-    def _is_full(self, seq: Sequence, num_tokens: int) -> bool:
-        max_tokens = seq.params.max_tokens
-        if max_tokens is not None and num_tokens - seq.num_prompt_tokens >= max_tokens:
-            return True
-        return num_tokens >= self._max_tokens
