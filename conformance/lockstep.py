@@ -18,7 +18,6 @@ from pagetwin.engine.step import (
     SteppingScheduler,
     StepPlan,
     StepResult,
-    StepUpdate,
 )
 from pagetwin.engine.trace import (
     AbortRecord,
@@ -164,7 +163,7 @@ class _LiveRun:
     def _update(self, plan: StepPlan, other: StepPlan, result: StepResult) -> None:
         update = self._left.update(plan, result)
         self.comparison.updates(update, self._right.update(other, result))
-        self._history.write(result_record(result, update, self._counters(f"step {plan.step}")))
+        self._history.write(ResultRecord.of(result, update, self._counters(f"step {plan.step}")))
 
     def _counters(self, event: str) -> Counters:
         counters = self._left.counters()
@@ -225,33 +224,12 @@ class _Replay:
                 f"step {record.step}", {"plan": "missing"}, {"plan": "before its result"}
             )
             return
-        result = StepResult(
-            step=record.step,
-            sampled=record.sampled,
-            failed=record.failed,
-            stop_strings=record.stop_strings,
-            selections=record.selections,
-        )
-        recorded = StepUpdate(step=record.step, finished=record.finished, forked=record.forked)
-        self._comparison.updates(recorded, self._twin.update(plan, result))
+        update = self._twin.update(plan, record.to_result())
+        self._comparison.updates(record.to_update(), update)
         self._counters(f"step {record.step}", record.counters)
 
     def _counters(self, event: str, recorded: Counters) -> None:
         self._comparison.counters(event, recorded, self._twin.counters())
-
-
-def result_record(result: StepResult, update: StepUpdate, counters: Counters) -> ResultRecord:
-    """The history's line for a closed step."""
-    return ResultRecord(
-        step=result.step,
-        sampled=result.sampled,
-        failed=result.failed,
-        stop_strings=result.stop_strings,
-        selections=result.selections,
-        finished=update.finished,
-        forked=update.forked,
-        counters=counters,
-    )
 
 
 def _refusal(scheduler: SteppingScheduler, request: Request) -> str | None:

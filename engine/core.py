@@ -156,16 +156,10 @@ class EngineCore:
         self, history: HistoryWriter, result: StepResult, update: StepUpdate, update_s: float
     ) -> None:
         history.write(
-            ResultRecord(
-                step=result.step,
-                sampled=result.sampled,
-                failed=result.failed,
-                stop_strings=result.stop_strings,
-                selections=result.selections,
-                finished=update.finished,
-                forked=update.forked,
-                counters=self.scheduler.counters(),
-                timings=result.timings,
+            ResultRecord.of(
+                result,
+                update,
+                self.scheduler.counters(),
                 update_s=update_s,
                 time_s=self._clock(),
             )

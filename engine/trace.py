@@ -20,7 +20,9 @@ from pagetwin.engine.step import (
     Counters,
     FinishedSequence,
     StepPlan,
+    StepResult,
     StepTimings,
+    StepUpdate,
 )
 
 SCHEMA = "pagetwin.history/1"
@@ -95,6 +97,46 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag="result"):
     timings: StepTimings = StepTimings()
     update_s: float = 0.0
     time_s: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        result: StepResult,
+        update: StepUpdate,
+        counters: Counters,
+        *,
+        update_s: float = 0.0,
+        time_s: float | None = None,
+    ) -> Self:
+        """The record of a result that took effect; logprobs are not kept."""
+        return cls(
+            step=result.step,
+            sampled=result.sampled,
+            failed=result.failed,
+            stop_strings=result.stop_strings,
+            selections=result.selections,
+            finished=update.finished,
+            forked=update.forked,
+            counters=counters,
+            timings=result.timings,
+            update_s=update_s,
+            time_s=time_s,
+        )
+
+    def to_result(self) -> StepResult:
+        """What the executor returned, as far as it was kept."""
+        return StepResult(
+            step=self.step,
+            sampled=self.sampled,
+            failed=self.failed,
+            stop_strings=self.stop_strings,
+            selections=self.selections,
+            timings=self.timings,
+        )
+
+    def to_update(self) -> StepUpdate:
+        """What closing the step changed."""
+        return StepUpdate(step=self.step, finished=self.finished, forked=self.forked)
 
 
 Record = (

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from functools import partial
 
+import msgspec
 import simpy
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
@@ -18,9 +19,7 @@ from pagetwin.engine.step import (
     Executor,
     SteppingScheduler,
     StepPlan,
-    StepResult,
     StepTimings,
-    StepUpdate,
 )
 from pagetwin.engine.trace import (
     AbortRecord,
@@ -142,21 +141,9 @@ class ReplicaProcess:
         update = self.scheduler.update(plan, result)
         self.times.close(result, update, now=self._env.now, duration=duration)
         if self._history is not None:
-            self._history.write(self._record(result, update, duration))
-
-    def _record(self, result: StepResult, update: StepUpdate, duration: float) -> ResultRecord:
-        return ResultRecord(
-            step=update.step,
-            sampled=result.sampled,
-            failed=result.failed,
-            stop_strings=result.stop_strings,
-            selections=result.selections,
-            finished=update.finished,
-            forked=update.forked,
-            counters=self.scheduler.counters(),
-            timings=StepTimings(execute_s=duration),
-            time_s=self._env.now,
-        )
+            timed = msgspec.structs.replace(result, timings=StepTimings(execute_s=duration))
+            counters = self.scheduler.counters()
+            self._history.write(ResultRecord.of(timed, update, counters, time_s=self._env.now))
 
 
 def simulate(

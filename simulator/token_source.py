@@ -119,13 +119,7 @@ class RecordedTokens:
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._results = {
-            record.step: StepResult(
-                step=record.step,
-                sampled=record.sampled,
-                failed=record.failed,
-                stop_strings=record.stop_strings,
-                selections=record.selections,
-            )
+            record.step: record.to_result()
             for record in records
             if isinstance(record, ResultRecord)
         }

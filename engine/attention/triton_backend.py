@@ -1,4 +1,4 @@
-"""Attention on a GPU: cache writes and decode by our Triton kernels, chunks by torch for now."""
+"""Attention on a GPU: cache writes and decode by our Triton kernels, chunks by torch."""
 
 import triton
 from torch import Tensor

@@ -112,7 +112,7 @@ def _run(config: EngineConfig, requests: list[Request]) -> _Run:
 
 
 @pytest.fixture(scope="module")
-def happened() -> Iterator[Counter[str]]:
+def pressures() -> Iterator[Counter[str]]:
     """Adds up what all examples did, and fails if one of the subjects never came up."""
     total: Counter[str] = Counter()
     yield total
@@ -120,13 +120,21 @@ def happened() -> Iterator[Counter[str]]:
     assert not [name for name in subjects if not total[name]], total
 
 
+@pytest.fixture(scope="module")
+def aborts() -> Iterator[Counter[bool]]:
+    """Counts aborts by whether the request was alive, and fails if either never came up."""
+    total: Counter[bool] = Counter()
+    yield total
+    assert total[True] > total[False] > 0, total
+
+
 @given(requests=_requests(), config=_tight_configs())
 @settings(max_examples=300)
 def test_tokens_and_ends_do_not_depend_on_pool_batch_or_schedule(
-    happened: Counter[str], requests: list[Request], config: EngineConfig
+    pressures: Counter[str], requests: list[Request], config: EngineConfig
 ) -> None:
     expected, got = _run(ROOMY, requests), _run(config, requests)
-    happened.update(got.happened)
+    pressures.update(got.happened)
     assert got.tokens == expected.tokens
     assert got.finished == expected.finished
 
@@ -134,7 +142,7 @@ def test_tokens_and_ends_do_not_depend_on_pool_batch_or_schedule(
 @given(requests=_requests(), config=_tight_configs(), data=st.data())
 @settings(max_examples=150)
 def test_an_abort_at_any_step_leaves_the_others_as_they_were(
-    requests: list[Request], config: EngineConfig, data: st.DataObject
+    aborts: Counter[bool], requests: list[Request], config: EngineConfig, data: st.DataObject
 ) -> None:
     expected = _run(ROOMY, requests)
     victim = data.draw(st.sampled_from(requests)).request_id
@@ -147,7 +155,7 @@ def test_an_abort_at_any_step_leaves_the_others_as_they_were(
     steps = 0
     while core.has_unfinished_requests():
         if steps == when:
-            core.abort_request(victim)
+            aborts[core.abort_request(victim)] += 1
             core.scheduler.check_invariants()
         completed = core.step()
         steps += 1
