@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS, README = ROOT / "docs", ROOT / "README.md"
 
 
 @pytest.mark.parametrize("page", ["adding_a_model.md", "adding_a_policy.md"])
@@ -23,3 +24,13 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
         [sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.model
+def test_the_code_of_the_readme_runs_and_answers(tmp_path: Path) -> None:
+    [block] = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 10
