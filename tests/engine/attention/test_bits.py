@@ -21,21 +21,18 @@ fixed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scop
 """`attend` keeps nothing between examples."""
 
 models = st.builds(
-    lambda num_kv_heads, group, head_size, dtype: {
+    lambda num_kv_heads, group, head_size: {
         "num_kv_heads": num_kv_heads,
         "num_heads": num_kv_heads * group,
         "head_size": head_size,
-        "dtype": dtype,
+        "dtype": torch.float32,
     },
     num_kv_heads=st.integers(1, 3),
     group=st.sampled_from([1, 2, 3, 4, 8]),
     head_size=st.sampled_from([32, 40, 64, 80, 128, 192, 256]),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
-
-
-float32_models = models.map(lambda model: model | {"dtype": torch.float32})
-"""In bfloat16 and float16 a processor with matrix units (AMX) cuts chunks in its own way."""
+"""In float32 alone: in bfloat16 and float16 a processor with matrix units (AMX) computes a row in
+its own way each time."""
 
 
 def blas_rounds_rows_alike() -> bool:
@@ -69,7 +66,7 @@ def whole(sequence: TrialSequence) -> Span:
 @needs_row_stable_blas
 @fixed
 @given(
-    model=float32_models,
+    model=models,
     cuts=st.sets(st.integers(1, LENGTH - 1), max_size=5),
     window=st.sampled_from([0, 40]),
 )
@@ -87,7 +84,7 @@ def test_chunks_give_the_bits_of_the_whole(
 
 @needs_row_stable_blas
 @settings(fixed, max_examples=15)
-@given(model=float32_models, window=st.sampled_from([0, 40, TILE]))
+@given(model=models, window=st.sampled_from([0, 40, TILE]))
 def test_decode_rows_give_the_bits_of_prefill(
     attend: Attend, model: dict[str, Any], window: int
 ) -> None:
