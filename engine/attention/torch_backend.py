@@ -4,12 +4,12 @@ Rows that are alone in their sequence (decode) are computed together, as one bat
 chunk of several rows tile by tile. Each tile gives an output and a log-sum-exp, which are merged
 in ascending order (flash decoding; Dao et al. 2023).
 
-Bits, in float32: a decode row's result depends on its own sequence alone, not on the batch, nor on
-where its blocks are: every tile is the same computation, cut at absolute positions (tiles.py). Where
-the BLAS rounds a row of a product alike whatever rows stand beside it, prefill, chunks and decode
-give the same bits too. MKL does so with AVX-512, but for a handful of rows, hence the padding to
-groups; with AVX2 it does not. In bfloat16 and float16 all this holds with AVX-512, but not on a
-processor with AMX. All were measured; tests/engine/attention/test_bits.py.
+Bits, in float32: a decode row's result depends on its own sequence alone, not on the batch, nor
+on where its blocks are: every tile is the same computation, cut at absolute positions (tiles.py).
+Where the BLAS rounds a row of a product alike whatever rows stand beside it, prefill, chunks and
+decode give the same bits too. MKL does so with AVX-512, but for a handful of rows, hence the
+padding to groups; with AVX2 it does not. In bfloat16 and float16 all this holds with AVX-512, but
+not on a processor with AMX. All were measured; tests/engine/attention/test_bits.py.
 """
 
 from dataclasses import dataclass, field
