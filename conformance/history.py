@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from pagetwin.conformance.ledger import Ledger, walk
-from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import TraceError
-from pagetwin.engine.request import Request, sequence_id
+from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters
 from pagetwin.engine.trace import (
     HeaderRecord,
@@ -31,11 +30,6 @@ def header(records: Sequence[Record]) -> HeaderRecord:
     if not records or not isinstance(records[0], HeaderRecord):
         raise TraceError("the history has no header; its first record must say what was run")
     return records[0]
-
-
-def configuration(records: Sequence[Record]) -> tuple[CacheConfig, SchedulerConfig]:
-    first = header(records)
-    return first.cache, first.scheduler
 
 
 def steps(records: Iterable[Record]) -> list[Step]:
@@ -91,8 +85,3 @@ def output_tokens(records: Sequence[Record]) -> dict[str, list[int]]:
         seq_id: sequence.tokens[sequence.request.num_prompt_tokens :]
         for seq_id, sequence in everyone.items()
     }
-
-
-def sample_ids(request: Request) -> list[str]:
-    """Names of the sequences that the request forks into."""
-    return [sequence_id(request.request_id, i) for i in range(request.num_samples)]

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from pagetwin.engine.errors import RequestError
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
 
 
@@ -32,6 +33,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     media: tuple[MediaSpan, ...] = ()
     bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
     """`sampling_params.bad_words` as token ids, resolved by whoever holds the tokenizer."""
+
+    def __post_init__(self) -> None:
+        if self.sampling_params.bad_words and not self.bad_words_token_ids:
+            raise RequestError(
+                f"request {self.request_id!r}: bad_words={list(self.sampling_params.bad_words)} "
+                "have no token ids; give bad_words_token_ids, or submit through LLMEngine, which "
+                "looks them up"
+            )
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -267,6 +267,7 @@ def unsupported_fields(
     choice, for stop strings, or for log-probabilities beside its scores.
     """
     fields = ["structured_outputs", "repetition_detection", "thinking_token_budget", "extra_args"]
+    fields += ["spaces_between_special_tokens"]
     if beam_search is not None:
         fields += ["best_of", "top_p", "top_k", "min_p", "stop"]
         fields += ["logprobs", "logprob_token_ids", "trace_decode_token_ids"]

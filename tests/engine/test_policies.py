@@ -1,5 +1,7 @@
 """Names, dotted paths and orders of scheduling policies."""
 
+import sys
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -63,17 +65,12 @@ def test_priority_goes_by_priority_then_arrival() -> None:
 
 
 def test_a_custom_policy_is_found_by_its_dotted_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "policies_of_a_user", sys.modules[__name__])
     path = "policies_of_a_user:longest_prompt_first"
     assert _order_of_admission(path, REQUESTS) == ["b", "c", "d", "a"]
 
 
 def test_a_custom_policy_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-    from importlib.metadata import EntryPoint
-
     point = EntryPoint("longest", "policies_of_a_user:longest_prompt_first", "pagetwin.policies")
     monkeypatch.setitem(sys.modules, "policies_of_a_user", sys.modules[__name__])
     monkeypatch.setattr("pagetwin.engine.policies.entry_points", lambda group: (point,))

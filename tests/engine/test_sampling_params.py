@@ -291,6 +291,7 @@ def test_the_whole_vocabulary_may_be_asked_for_where_the_limit_allows() -> None:
 
 def test_fields_without_an_implementation_are_named() -> None:
     params = SamplingParams(
+        spaces_between_special_tokens=False,
         structured_outputs=StructuredOutputs(regex="a+"),
         repetition_detection=RepetitionDetection(max_pattern_size=3),
         thinking_token_budget=5,
@@ -301,6 +302,7 @@ def test_fields_without_an_implementation_are_named() -> None:
         "repetition_detection",
         "thinking_token_budget",
         "extra_args",
+        "spaces_between_special_tokens",
     )
     assert unsupported_fields(SamplingParams(top_p=0.5, n=2)) == ()
 

@@ -48,7 +48,9 @@ def test_heads_that_do_not_lie_together_are_refused(device: torch.device) -> Non
 
 def test_no_tokens_is_no_launch(device: torch.device) -> None:
     k = torch.zeros(0, 2, 32, device=device)
-    write_kv(k, k, torch.zeros(2, 4, 4, 2, 32, device=device), torch.zeros(0, dtype=torch.int64))
+    cache = torch.ones(2, 4, 4, 2, 32, device=device)
+    write_kv(k, k, cache, torch.zeros(0, dtype=torch.int64))
+    assert torch.equal(cache, torch.ones_like(cache))
 
 
 def test_the_operator_is_well_formed(device: torch.device) -> None:
