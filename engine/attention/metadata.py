@@ -8,6 +8,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from pagetwin.engine.attention.backend import AttentionBackend
+    from pagetwin.kernels.paged_decode import DecodeWork
+    from pagetwin.kernels.paged_prefill import PrefillWork
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,17 @@ class AttentionMetadata:
     seq_lens: Tensor
     """int32 [num_seqs]: tokens of each sequence whose K and V are in the cache after the step."""
     block_tables: Tensor
-    """int32 [num_seqs, max_blocks]: entry j holds positions [j * B, (j + 1) * B); 0 = unused."""
+    """int32 [num_rows, max_blocks]: entry j holds positions [j * B, (j + 1) * B); 0 = unused."""
+    table_rows: Tensor
+    """int32 [num_seqs]: the row of block_tables that is each sequence's."""
     max_query_len: int
     """Most rows of one sequence."""
     max_seq_len: int
     """Largest of seq_lens."""
+    decode_work: "DecodeWork | None" = None
+    """What the sequences with one row read, if it was worked out with the step's inputs."""
+    prefill_work: "PrefillWork | None" = None
+    """Likewise for the sequences with more rows."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,10 @@ class ForwardContext:
     metadata: AttentionMetadata
     kv_caches: Sequence[Tensor]
     """One per layer: [2, num_blocks, block_size, num_kv_heads, head_size], keys then values."""
+    sampled_rows: Tensor | None = None
+    """int64: the rows whose hidden states are wanted, in this order; None = all rows."""
+    token_table: Tensor | None = None
+    """int32 [num_table_rows, max_model_len]: where a token that the host does not know yet stands,
+    at its position. None if it knows all."""
+    token_rows: Tensor | None = None
+    """int32 [num_tokens]: the row of token_table of each token."""
