@@ -177,6 +177,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     scheduler: SchedulerConfig
     model: ModelConfig | None = None
     attention_backend: str = "auto"
+    enforce_eager: bool = False
+    """Launch every kernel by itself, instead of whole decode steps as CUDA graphs."""
+    batch_invariant: bool = True
+    """Bits of a sequence's logits do not depend on what is computed beside it (GPU only)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_logprobs: int = 20
     """Most logprobs that a request may ask for at each position."""

@@ -10,7 +10,15 @@ from pagetwin.engine.config import EngineConfig
 from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.engine.scheduler import Scheduler
-from pagetwin.engine.step import Executor, StepPlan, StepResult, StepUpdate
+from pagetwin.engine.step import (
+    DoneStep,
+    Executor,
+    PendingStep,
+    StepPlan,
+    StepResult,
+    StepUpdate,
+    SubmittingExecutor,
+)
 from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
@@ -44,7 +52,8 @@ class EngineCore:
     """One scheduler, one executor, and the order of what happens between them.
 
     With `async_scheduling` a step is planned before the result of the one before has taken
-    effect (docs/policy.md P5.3); otherwise each step is planned, executed and closed alone.
+    effect (docs/policy.md P5.3), and an executor that can works on the one while the other is
+    planned; otherwise each step is planned, executed and closed alone.
     The clock measures; it decides nothing.
     """
 
@@ -63,7 +72,7 @@ class EngineCore:
         self._processor = processor
         self._history = history
         self._clock = clock
-        self._in_flight: deque[tuple[StepPlan, StepResult]] = deque()
+        self._in_flight: deque[tuple[StepPlan, PendingStep]] = deque()
         if history is not None:
             model = config.model.model if config.model else None
             history.write(
@@ -123,11 +132,17 @@ class EngineCore:
             return False
         if self._history is not None:
             self._write_plan(self._history, plan, self._clock() - start)
-        self._in_flight.append((plan, self._executor.execute(plan)))
+        self._in_flight.append((plan, self._submit(plan)))
         return True
 
+    def _submit(self, plan: StepPlan) -> PendingStep:
+        if isinstance(self._executor, SubmittingExecutor):
+            return self._executor.submit(plan)
+        return DoneStep(self._executor.execute(plan))
+
     def _close_step(self) -> CompletedStep:
-        plan, result = self._in_flight.popleft()
+        plan, pending = self._in_flight.popleft()
+        result = pending.result()
         if self._processor is not None:
             result = self._processor.process(plan, result)
         start = self._clock()

@@ -31,10 +31,11 @@ class InputBatch:
     def __init__(self, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
         max_num_seqs = scheduler.max_num_seqs
         self._block_size = cache.block_size
-        self._window = cache.sliding_window
         max_slots = scheduler.max_model_len + scheduler.num_lookahead_slots
         self._token_ids = np.zeros((max_num_seqs, scheduler.max_model_len), np.int32)
-        self._block_tables = np.zeros((max_num_seqs, -(-max_slots // cache.block_size)), np.int32)
+        self.block_tables = np.zeros((max_num_seqs, -(-max_slots // cache.block_size)), np.int32)
+        """int32 [max_num_seqs, max_blocks], by row; 0 where a sequence has no block. Entries that
+        no token sees any more (P4.7) keep what stood there."""
         self._num_tokens = np.zeros(max_num_seqs, np.int64)
         self._num_blocks = np.zeros(max_num_seqs, np.int64)
         self._sampling_rows: list[SamplingRow | None] = [None] * max_num_seqs
@@ -43,15 +44,18 @@ class InputBatch:
         self._free_rows = list(reversed(range(max_num_seqs)))
         self._row_of: dict[str, int] = {}
         self._requests: dict[str, Request] = {}
+        self._num_prompt_logprobs = 0
 
     def apply(self, plan: StepPlan) -> None:
         """Brings the rows to the state in which the plan's step runs."""
         for seq_id in plan.dropped:
             self._vacate(seq_id)
         for request_id in plan.ended_requests:
-            del self._requests[request_id]
+            ended = self._requests.pop(request_id)
+            self._num_prompt_logprobs -= ended.sampling_params.prompt_logprobs is not None
         for request in plan.new_requests:
             self._requests[request.request_id] = request
+            self._num_prompt_logprobs += request.sampling_params.prompt_logprobs is not None
         for sequence in plan.introduced:
             self._vacate(sequence.seq_id)
             self._occupy(sequence)
@@ -61,11 +65,9 @@ class InputBatch:
     def build_inputs(self, scheduled: Sequence[ScheduledSequence]) -> StepInputs:
         """Gathers the step's inputs; the shapes are those of StepInputs."""
         size = len(scheduled)
-        rows = np.fromiter((self._row_of[s.seq_id] for s in scheduled), np.int64, size)
+        rows = np.fromiter((self._row_of[s.seq_id] for s in scheduled), np.int32, size)
         starts = np.fromiter((s.num_computed_tokens for s in scheduled), np.int64, size)
         counts = np.fromiter((s.num_scheduled_tokens for s in scheduled), np.int64, size)
-        ends = starts + counts
-        assert (ends <= self._num_tokens[rows]).all(), "a plan schedules tokens nobody knows"
         query_start_loc = np.zeros(size + 1, np.int64)
         np.cumsum(counts, out=query_start_loc[1:])
         token_rows = np.repeat(rows, counts)
@@ -73,20 +75,16 @@ class InputBatch:
             query_start_loc[:-1] - starts, counts
         )
         blocks, offsets = np.divmod(positions, self._block_size)
-        width = -(-int(ends.max(initial=0)) // self._block_size)
-        block_tables = self._block_tables[rows, :width]
-        if self._window:
-            # The scheduler releases, without telling, what no token sees any more (P4.7).
-            released = (starts - self._window + 1) // self._block_size
-            block_tables[np.arange(width) < released[:, None]] = 0
+        input_ids = self._token_ids[token_rows, positions].astype(np.int64)
+        input_ids[positions >= self._num_tokens[token_rows]] = -1
         return StepInputs(
-            input_ids=self._token_ids[token_rows, positions].astype(np.int64),
+            input_ids=input_ids,
             positions=positions,
-            slot_mapping=self._block_tables[token_rows, blocks].astype(np.int64) * self._block_size
+            slot_mapping=self.block_tables[token_rows, blocks].astype(np.int64) * self._block_size
             + offsets,
             query_start_loc=query_start_loc.astype(np.int32),
-            seq_lens=ends.astype(np.int32),
-            block_tables=block_tables,
+            seq_lens=(starts + counts).astype(np.int32),
+            rows=rows,
         )
 
     def sampling_rows(self, seq_id: str) -> list[SamplingRow]:
@@ -104,22 +102,31 @@ class InputBatch:
         )
         return [row, *children]
 
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether some request that is remembered asks for log-probabilities of its prompt."""
+        return self._num_prompt_logprobs > 0
+
     def sampling_row(self, seq_id: str) -> SamplingRow:
         row = self._sampling_rows[self._row_of[seq_id]]
         assert row is not None
         return row
 
+    def row_of(self, seq_id: str) -> int:
+        return self._row_of[seq_id]
+
     def append_tokens(self, rows: Sequence[SamplingRow], sampled: Mapping[str, int]) -> None:
         """Writes the sampled tokens behind the rows' last ones.
 
         A new sample of a group has no row yet: it is introduced with its first token. A beam
-        has no sampled token: its successors are introduced after the selection.
+        has no sampled token: its successors are introduced after the selection. A row that was
+        vacated meanwhile gets no late token (P5.3c), whoever has it now.
         """
         extended, tokens = [], []
         for sampling_row in rows:
             seq_id = sampling_row.seq_id
             token, row = sampled.get(seq_id), self._row_of.get(seq_id)
-            if token is None or row is None:
+            if token is None or row is None or self._sampling_rows[row] is not sampling_row:
                 continue
             self._outputs[row].append(token)
             extended.append(row)
@@ -132,7 +139,7 @@ class InputBatch:
         return {
             seq_id: (
                 tuple(self._token_ids[row, : self._num_tokens[row]].tolist()),
-                tuple(self._block_tables[row, : self._num_blocks[row]].tolist()),
+                tuple(self.block_tables[row, : self._num_blocks[row]].tolist()),
             )
             for seq_id, row in self._row_of.items()
         }
@@ -157,10 +164,10 @@ class InputBatch:
             known = [*request.prompt_token_ids, *self._outputs[row]]
             assert self._token_ids[row, : self._num_tokens[row]].tolist() == known
             assert not self._token_ids[row, self._num_tokens[row] :].any()
-            assert not self._block_tables[row, self._num_blocks[row] :].any()
+            assert not self.block_tables[row, self._num_blocks[row] :].any()
         for row in self._free_rows:
             assert not self._token_ids[row].any()
-            assert not self._block_tables[row].any()
+            assert not self.block_tables[row].any()
             assert self._num_tokens[row] == self._num_blocks[row] == 0
             assert self._sampling_rows[row] is None
             assert not self._outputs[row]
@@ -173,7 +180,7 @@ class InputBatch:
         self._num_tokens[row] = len(sequence.token_ids)
         self._num_blocks[row] = len(sequence.block_ids)
         self._token_ids[row, : len(sequence.token_ids)] = sequence.token_ids
-        self._block_tables[row, : len(sequence.block_ids)] = sequence.block_ids
+        self.block_tables[row, : len(sequence.block_ids)] = sequence.block_ids
         # A new list, not a cleared one: an older sampling row may still be read by a caller.
         self._outputs[row] = list(sequence.token_ids[request.num_prompt_tokens :])
         self._sampling_rows[row] = SamplingRow(
@@ -184,7 +191,7 @@ class InputBatch:
         if (row := self._row_of.pop(seq_id, None)) is None:
             return
         self._token_ids[row, : self._num_tokens[row]] = 0
-        self._block_tables[row, : self._num_blocks[row]] = 0
+        self.block_tables[row, : self._num_blocks[row]] = 0
         self._num_tokens[row] = self._num_blocks[row] = 0
         self._outputs[row] = []
         self._sampling_rows[row] = None
@@ -195,7 +202,7 @@ class InputBatch:
             return
         row = self._row_of[scheduled.seq_id]
         for index, block_id in scheduled.replaced_blocks:
-            self._block_tables[row, index] = block_id
+            self.block_tables[row, index] = block_id
         start = self._num_blocks[row]
         self._num_blocks[row] = end = start + len(scheduled.new_block_ids)
-        self._block_tables[row, start:end] = scheduled.new_block_ids
+        self.block_tables[row, start:end] = scheduled.new_block_ids

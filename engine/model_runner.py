@@ -1,10 +1,9 @@
 """Decides how a planned step is run on the model: memory moves, inputs, forward pass, sampling."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,17 +11,12 @@ from torch import Tensor
 from pagetwin.engine.attention.backend import AttentionBackend
 from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
 from pagetwin.engine.config import EngineConfig
+from pagetwin.engine.draws import Draws
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
 from pagetwin.engine.models.loader import LoadedModel
-from pagetwin.engine.sampler import Sampler, SamplerOutput, SamplingRow
-from pagetwin.engine.step import (
-    ScheduledSequence,
-    StepPlan,
-    StepResult,
-    StepTimings,
-    TokenLogprobs,
-)
+from pagetwin.engine.sampler import Sampler, SamplerOutput
+from pagetwin.engine.step import StepPlan, StepResult, StepTimings, TokenLogprobs
 from pagetwin.engine.step_inputs import StepInputs
 
 # Prompt log-probabilities need a row of logits per prompt token; this many are held at once.
@@ -30,10 +24,10 @@ PROMPT_LOGITS_ROWS = 256
 
 
 class ModelRunner:
-    """The executor that runs a real model, on one device, in one process.
+    """The executor that runs a real model, on one device, in one process, step by step.
 
-    Plans must come in order, each once. `clock` returns seconds and only feeds StepTimings: on
-    a GPU, whose work is queued, execute_s is the time to launch it and sample_s holds the wait.
+    Any device; the CPU's own, and the plain twin of engine/gpu_runner.py. Plans must come in
+    order, each once. `clock` returns seconds and only feeds StepTimings.
     """
 
     def __init__(
@@ -65,12 +59,14 @@ class ModelRunner:
         if not plan.scheduled:
             return StepResult(step=plan.step)
         inputs = self.batch.build_inputs(plan.scheduled)
+        assert inputs.input_ids.min() >= 0, "a plan schedules tokens nobody knows"
+        draws = Draws.of(plan.scheduled, inputs, self.batch)
         prepared = self._clock()
-        hidden = self._forward(inputs)
+        hidden = self._forward(inputs, draws)
         executed = self._clock()
-        prompt_logprobs = self._prompt_logprobs(plan.scheduled, inputs, hidden)
-        rows, output = self._sample(plan.scheduled, inputs, hidden)
-        self.batch.append_tokens(rows, output.sampled)
+        prompt_logprobs = self._prompt_logprobs(draws, hidden)
+        output = self._sample(draws, hidden)
+        self.batch.append_tokens(draws.rows, output.sampled)
         if self._check:
             self.batch.check_invariants()
         return StepResult(
@@ -86,67 +82,51 @@ class ModelRunner:
             ),
         )
 
-    def _forward(self, inputs: StepInputs) -> Tensor:
-        """The last hidden states, [num_tokens, hidden_size]."""
+    def _forward(self, inputs: StepInputs, draws: Draws) -> Tensor:
+        """The last hidden states of the rows that `draws` wants."""
         metadata = AttentionMetadata(
             slot_mapping=self._to_device(inputs.slot_mapping),
             query_start_loc=self._to_device(inputs.query_start_loc),
             seq_lens=self._to_device(inputs.seq_lens),
-            block_tables=self._to_device(inputs.block_tables),
+            block_tables=self._to_device(self.batch.block_tables),
+            table_rows=self._to_device(inputs.rows),
             max_query_len=inputs.max_query_len,
             max_seq_len=inputs.max_seq_len,
         )
-        context = ForwardContext(self._backend, metadata, self._kv_caches)
+        sampled_rows = None if draws.wants_all_rows else self._to_device(draws.last_tokens)
+        context = ForwardContext(
+            self._backend, metadata, self._kv_caches, sampled_rows=sampled_rows
+        )
         return self._model.forward(
             self._to_device(inputs.input_ids), self._to_device(inputs.positions), context
         )
 
-    def _sample(
-        self, scheduled: Sequence[ScheduledSequence], inputs: StepInputs, hidden: Tensor
-    ) -> tuple[list[SamplingRow], SamplerOutput]:
+    def _sample(self, draws: Draws, hidden: Tensor) -> SamplerOutput:
         """Draws from the logits behind each sequence that has reached its last token (P2.7)."""
-        last_tokens: list[int] = []
-        rows: list[SamplingRow] = []
-        logits_rows: list[int] = []
-        for index, sequence in enumerate(scheduled):
-            if not sequence.samples:
-                continue
-            drawing = self.batch.sampling_rows(sequence.seq_id)
-            logits_rows += [len(last_tokens)] * len(drawing)
-            rows += drawing
-            last_tokens.append(int(inputs.query_start_loc[index + 1]) - 1)
-        if not rows:
-            return [], SamplerOutput()
-        logits = self._model.compute_logits(hidden[self._to_device(np.array(last_tokens))])
-        if len(rows) > len(last_tokens):
+        if not draws.rows:
+            return SamplerOutput()
+        if draws.wants_all_rows:
+            hidden = hidden[self._to_device(draws.last_tokens)]
+        logits = self._model.compute_logits(hidden)
+        if len(draws.rows) > len(logits):
             # The samples of a group that forks here draw from the very same logits.
-            logits = logits[self._to_device(np.array(logits_rows))]
-        return rows, self._sampler.sample(logits, rows)
+            logits = logits[self._to_device(draws.logits_rows)]
+        return self._sampler.sample(logits, draws.rows)
 
     def _prompt_logprobs(
-        self, scheduled: Sequence[ScheduledSequence], inputs: StepInputs, hidden: Tensor
+        self, draws: Draws, hidden: Tensor
     ) -> dict[str, tuple[TokenLogprobs, ...]]:
-        """What this step's chunks say of the prompt tokens that follow, where they are asked for.
-
-        A sequence that has output tokens has told it all before it was preempted or forked.
-        """
+        """What this step's chunks say of the prompt tokens that follow them."""
         results = {}
-        for index, sequence in enumerate(scheduled):
-            row = self.batch.sampling_row(sequence.seq_id)
-            wanted = row.request.sampling_params.prompt_logprobs
-            if wanted is None or row.output_token_ids:
-                continue
-            first = sequence.num_computed_tokens + 1
-            targets = row.request.prompt_token_ids[first : first + sequence.num_scheduled_tokens]
-            start = int(inputs.query_start_loc[index])
+        for chunk in draws.prompt_chunks:
             entries: list[TokenLogprobs] = []
-            for offset in range(0, len(targets), PROMPT_LOGITS_ROWS):
-                some = targets[offset : offset + PROMPT_LOGITS_ROWS]
-                states = hidden[start + offset : start + offset + len(some)]
-                logits = self._model.compute_logits(states)
-                entries += self._sampler.prompt_logprobs(logits, some, wanted)
+            for offset in range(0, len(chunk.targets), PROMPT_LOGITS_ROWS):
+                some = chunk.targets[offset : offset + PROMPT_LOGITS_ROWS]
+                first = chunk.first_row + offset
+                logits = self._model.compute_logits(hidden[first : first + len(some)])
+                entries += self._sampler.prompt_logprobs(logits, some, chunk.num_logprobs)
             if entries:
-                results[sequence.seq_id] = tuple(entries)
+                results[chunk.seq_id] = tuple(entries)
         return results
 
     def _to_device(self, array: NDArray[Any]) -> Tensor:

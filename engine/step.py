@@ -5,7 +5,7 @@
 across these lines, so an executor may be a CPU, a GPU, another process, or a simulator.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -116,11 +116,20 @@ class TokenLogprobs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepTimings(msgspec.Struct, frozen=True, kw_only=True):
-    """Measured seconds of a step; never part of a decision."""
+    """Measured seconds of a step, and how it was run; never part of a decision."""
 
     prepare_s: float = 0.0
+    """The host's, until the inputs are on their way."""
     execute_s: float = 0.0
+    """The host's, for the forward pass; on a GPU, to launch it."""
     sample_s: float = 0.0
+    """The host's, for the tokens; where a GPU draws them, the wait for the step to end."""
+    device_s: float = 0.0
+    """The GPU's, from the step's first kernel to its last; 0 on a CPU."""
+    graph_size: int = 0
+    """Sequences of the CUDA graph that ran the step, padding included; 0 without a graph."""
+    eager_reason: str = ""
+    """Why no CUDA graph ran the step, where there are graphs."""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -195,6 +204,38 @@ class Executor(Protocol):
     def execute(self, plan: StepPlan) -> StepResult:
         """Carries out the plan, in the order of docs/policy.md P4.5."""
         ...
+
+
+class PendingStep(Protocol):
+    """A step that has begun."""
+
+    def result(self) -> StepResult:
+        """Waits for the step to end, if it has not; the same result each time."""
+        ...
+
+
+@runtime_checkable
+class SubmittingExecutor(Protocol):
+    """An executor that begins a step and goes on: the device works while the host plans."""
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def submit(self, plan: StepPlan) -> PendingStep:
+        """Begins to carry out the plan; plans come in order, each once.
+
+        A plan may schedule a token whose value only the step before knows (P5.3a).
+        """
+        ...
+
+
+class DoneStep:
+    """A step whose result is there."""
+
+    def __init__(self, result: StepResult) -> None:
+        self._result = result
+
+    def result(self) -> StepResult:
+        return self._result
 
 
 class SteppingScheduler(Protocol):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pagetwin.engine.config import CacheConfig
 from pagetwin.engine.step import ScheduledSequence
 
 
@@ -15,13 +14,12 @@ class StepInputs:
     """One step's tokens, flattened in the order of the plan: no padding anywhere.
 
     Attributes:
-        input_ids: int64 [num_tokens].
+        input_ids: int64 [num_tokens]; -1 for a token that the step before samples (P5.3a).
         positions: int64 [num_tokens], absolute: prompt token 0 has position 0.
         slot_mapping: int64 [num_tokens], block_id * block_size + offset.
         query_start_loc: int32 [num_seqs + 1], where each sequence's tokens begin.
         seq_lens: int32 [num_seqs], tokens of each sequence, this step's included.
-        block_tables: int32 [num_seqs, max_blocks], as wide as the longest sequence needs;
-            0 where a sequence has no block, and where no token of the step sees the block.
+        rows: int32 [num_seqs], the row of each sequence in the batch and in its block tables.
     """
 
     input_ids: NDArray[np.int64]
@@ -29,7 +27,15 @@ class StepInputs:
     slot_mapping: NDArray[np.int64]
     query_start_loc: NDArray[np.int32]
     seq_lens: NDArray[np.int32]
-    block_tables: NDArray[np.int32]
+    rows: NDArray[np.int32]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_seqs(self) -> int:
+        return len(self.seq_lens)
 
     @property
     def max_query_len(self) -> int:
@@ -42,42 +48,33 @@ class StepInputs:
 
 def build_inputs_from_scratch(
     scheduled: Sequence[ScheduledSequence],
+    rows: Mapping[str, int],
     tokens: Mapping[str, Sequence[int]],
     block_tables: Mapping[str, Sequence[int]],
-    cache: CacheConfig,
+    block_size: int,
 ) -> StepInputs:
     """The plain twin of `InputBatch.build_inputs`: token by token, from full knowledge.
 
-    `tokens` and `block_tables` hold, by sequence id, every known token and the whole table.
+    `rows`, `tokens` and `block_tables` hold, by sequence id, the row in the batch, every known
+    token and the whole table.
     """
-    block_size, window = cache.block_size, cache.sliding_window
     input_ids, positions, slots = [], [], []
-    query_start_loc, seq_lens, tables = [0], [], []
-    ends = [s.num_computed_tokens + s.num_scheduled_tokens for s in scheduled]
-    width = -(-max(ends, default=0) // block_size)
-    for sequence, end in zip(scheduled, ends, strict=True):
-        table = block_tables[sequence.seq_id]
+    query_start_loc, seq_lens = [0], []
+    for sequence in scheduled:
+        known, table = tokens[sequence.seq_id], block_tables[sequence.seq_id]
+        end = sequence.num_computed_tokens + sequence.num_scheduled_tokens
         for position in range(sequence.num_computed_tokens, end):
-            input_ids.append(tokens[sequence.seq_id][position])
+            input_ids.append(known[position] if position < len(known) else -1)
             positions.append(position)
             block, offset = divmod(position, block_size)
             slots.append(table[block] * block_size + offset)
         query_start_loc.append(len(positions))
         seq_lens.append(end)
-        # Block i holds the positions below (i + 1) * block_size; the first one that is seen is
-        # that of the step's first token, less the window, plus one.
-        first_seen = sequence.num_computed_tokens - window + 1 if window else 0
-        tables.append(
-            [
-                table[i] if i < len(table) and (i + 1) * block_size > first_seen else 0
-                for i in range(width)
-            ]
-        )
     return StepInputs(
         input_ids=np.array(input_ids, np.int64),
         positions=np.array(positions, np.int64),
         slot_mapping=np.array(slots, np.int64),
         query_start_loc=np.array(query_start_loc, np.int32),
         seq_lens=np.array(seq_lens, np.int32),
-        block_tables=np.array(tables, np.int32).reshape(len(scheduled), width),
+        rows=np.array([rows[sequence.seq_id] for sequence in scheduled], np.int32),
     )

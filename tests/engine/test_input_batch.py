@@ -139,7 +139,10 @@ class Stream:
         self.batch.apply(plan)
         self.batch.check_invariants()
         inputs = self.batch.build_inputs(plan.scheduled)
-        expected = build_inputs_from_scratch(plan.scheduled, self._tokens, tables, self._cache)
+        rows = {seq_id: self.batch.row_of(seq_id) for seq_id in tables}
+        expected = build_inputs_from_scratch(
+            plan.scheduled, rows, self._tokens, tables, self._cache.block_size
+        )
         assert_same(inputs, expected)
         self.num_steps += 1
         self.num_mixed_steps += len({s.num_scheduled_tokens for s in plan.scheduled}) > 1
@@ -308,7 +311,7 @@ def test_the_inputs_of_a_chunk_a_decode_and_a_replaced_block_are_as_written_here
     assert inputs.slot_mapping.tolist() == [5 * 4 + 3, 2 * 4, 2 * 4 + 1]
     assert inputs.query_start_loc.tolist() == [0, 1, 3]
     assert inputs.seq_lens.tolist() == [4, 6]
-    assert inputs.block_tables.tolist() == [[5, 9], [7, 2]]
+    assert batch.block_tables[inputs.rows, :2].tolist() == [[5, 9], [7, 2]]
     assert (inputs.max_query_len, inputs.max_seq_len) == (2, 6)
 
 
@@ -316,7 +319,7 @@ def test_a_step_without_sequences_has_empty_inputs() -> None:
     batch = new_batch()
     batch.apply(StepPlan(step=0))
     inputs = batch.build_inputs(())
-    assert_same(inputs, build_inputs_from_scratch((), {}, {}, CACHE))
+    assert_same(inputs, build_inputs_from_scratch((), {}, {}, {}, CACHE.block_size))
     assert (inputs.max_query_len, inputs.max_seq_len) == (0, 0)
 
 
@@ -400,9 +403,29 @@ def test_an_id_may_be_used_again_in_the_plan_that_drops_it() -> None:
     assert len(batch.sampling_rows("r/0")) == 2
 
 
-def test_a_plan_that_runs_ahead_of_the_known_tokens_is_refused() -> None:
+def test_a_token_that_the_step_before_samples_is_left_open() -> None:
     asked = make_request("r", (1, 2))
     batch = new_batch()
     batch.apply(StepPlan(step=0, new_requests=(asked,), introduced=(introduce(asked, (5,)),)))
-    with pytest.raises(AssertionError, match="tokens nobody knows"):
-        batch.build_inputs((ScheduledSequence("r/0", 0, 3),))
+    inputs = batch.build_inputs((ScheduledSequence("r/0", 0, 3),))
+    assert inputs.input_ids.tolist() == [1, 2, -1]
+
+
+def test_a_late_token_of_a_vacated_row_reaches_nobody() -> None:
+    asked = make_request("r", (1, 2))
+    batch = new_batch()
+    batch.apply(StepPlan(step=0, new_requests=(asked,), introduced=(introduce(asked, (5,)),)))
+    late = batch.sampling_rows("r/0")
+    again = make_request("r", (1, 2))
+    batch.apply(
+        StepPlan(
+            step=1,
+            dropped=("r/0",),
+            ended_requests=("r",),
+            new_requests=(again,),
+            introduced=(introduce(again, (6,)),),
+        )
+    )
+    batch.append_tokens(late, {"r/0": 9})
+    assert batch.contents() == {"r/0": ((1, 2), (6,))}
+    batch.check_invariants()

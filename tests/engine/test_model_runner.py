@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -68,7 +69,8 @@ class Successor:
         self.inputs.append((input_ids.tolist(), positions.tolist()))
         self.contexts.append(context)
         self.blocks.append(self.kv_cache.device_pool[0, 0, :, 0, 0, 0].clone())
-        return torch.stack((input_ids, positions), dim=-1)
+        hidden = torch.stack((input_ids, positions), dim=-1)
+        return hidden if context.sampled_rows is None else hidden[context.sampled_rows]
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         self.num_logits_rows.append(len(hidden))
@@ -183,7 +185,7 @@ def test_a_sampled_token_is_the_next_step_s_input_at_the_next_position() -> None
     metadata = model.contexts[1].metadata
     assert metadata.slot_mapping.tolist() == [6 * 8 + 3]
     assert metadata.slot_mapping.dtype == torch.int64
-    assert metadata.block_tables.tolist() == [[6]]
+    assert metadata.block_tables[metadata.table_rows.item(), 0] == 6
     assert (metadata.block_tables.dtype, metadata.seq_lens.dtype) == (torch.int32, torch.int32)
     assert (metadata.query_start_loc.tolist(), metadata.seq_lens.tolist()) == ([0, 1], [4])
 
@@ -246,3 +248,10 @@ def test_timings_are_read_from_the_given_clock() -> None:
     runner, _ = make_runner(iter([10, 11, 14, 20]))
     result = runner.execute(first_plan(greedy("r", (1,)), 0, 1))
     assert result.timings == StepTimings(prepare_s=1.0, execute_s=3.0, sample_s=6.0)
+
+
+def test_the_plain_runner_refuses_a_token_that_nobody_knows_yet() -> None:
+    runner, _ = make_runner()
+    runner.execute(first_plan(greedy("r", (1, 2)), 0, 2))
+    with pytest.raises(AssertionError, match="nobody knows"):
+        runner.execute(StepPlan(step=1, scheduled=(ScheduledSequence("r/0", 3, 1, samples=True),)))
