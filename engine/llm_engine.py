@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pagetwin.engine.beam_search import num_candidates
 from pagetwin.engine.config import EngineConfig, ModelConfig
-from pagetwin.engine.core import EngineCore
+from pagetwin.engine.core import CompletedStep, EngineCore
 from pagetwin.engine.errors import ConfigError, RequestError
 from pagetwin.engine.output_processor import OutputProcessor
 from pagetwin.engine.outputs import RequestOutput
@@ -53,6 +53,8 @@ class LLMEngine:
         self.eos_token_ids = tuple(eos_token_ids)
         self._processor = OutputProcessor(tokenizer, max_model_len=config.scheduler.max_model_len)
         self.core = EngineCore(config, executor, processor=self._processor, history=history)
+        self.on_step: Callable[[CompletedStep], None] | None = None
+        """Sees each step that ends, before its outputs are made; for measurements."""
         self._clock = clock
         # Outputs of aborted requests, until the next step hands them out.
         self._pending: list[RequestOutput] = []
@@ -153,6 +155,8 @@ class LLMEngine:
         outputs, self._pending = self._pending, []
         completed = self.core.step()
         if completed is not None:
+            if self.on_step is not None:
+                self.on_step(completed)
             outputs += self._processor.collect(completed.update)
         return outputs
 

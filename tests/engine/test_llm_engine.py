@@ -348,6 +348,16 @@ def test_an_aborted_beam_search_leaves_no_block_behind() -> None:
     assert engine.reset_prefix_cache()
 
 
+def test_an_observer_sees_every_step_once_in_order() -> None:
+    engine = make_engine()
+    seen: list[int] = []
+    engine.on_step = lambda completed: seen.append(completed.plan.step)
+    engine.add_request("a", [1] * 70, SamplingParams(max_tokens=3, ignore_eos=True))
+    run(engine)
+    assert len(seen) >= 4
+    assert seen == sorted(set(seen))
+
+
 def test_a_configuration_without_a_model_is_refused() -> None:
     engine = make_engine()
     with pytest.raises(ConfigError, match=r"config\.model is None"):
