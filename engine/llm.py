@@ -12,10 +12,12 @@ from pagetwin.engine.llm_engine import LLMEngine, Prompt
 from pagetwin.engine.outputs import RequestOutput
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
 from pagetwin.engine.tokenizer import ChatMessage
+from pagetwin.engine.trace import HistoryWriter
 
 if TYPE_CHECKING:
     import torch
 
+    from pagetwin.engine.models.loader import LoadedModel
     from pagetwin.engine.models.spec import ModelSpec
 
 CPU_KV_BYTES = 2**30
@@ -153,8 +155,17 @@ class LLM:
                         bar.advance(task)
 
 
-def engine_from_knobs(model: str, knobs: Mapping[str, Any]) -> LLMEngine:
-    """The engine that LLM(model, **knobs) runs; for other front ends too."""
+def engine_from_knobs(
+    model: str,
+    knobs: Mapping[str, Any],
+    *,
+    loaded: "LoadedModel | None" = None,
+    history: HistoryWriter | None = None,
+) -> LLMEngine:
+    """The engine that LLM(model, **knobs) runs; for other front ends too.
+
+    `loaded` is the model where the caller has loaded it, by the same knobs.
+    """
     from pagetwin.engine.factory import cache_sliding_window, resolve_device
     from pagetwin.engine.models.loader import load_model
 
@@ -165,7 +176,8 @@ def engine_from_knobs(model: str, knobs: Mapping[str, Any]) -> LLMEngine:
         raise ConfigError(f"num_blocks and {_MEMORY_KNOB} say the same thing; give one of them")
     model_config = build(ModelConfig, values[ModelConfig])
     device = resolve_device(engine_values.get("device", "auto"))
-    loaded = load_model(model_config, device)
+    if loaded is None:
+        loaded = load_model(model_config, device)
     scheduler_defaults = {"max_model_len": loaded.spec.max_model_len}
     scheduler = build(SchedulerConfig, scheduler_defaults | values[SchedulerConfig])
     # More blocks than any memory holds, until the other knobs say how many fit.
@@ -179,7 +191,8 @@ def engine_from_knobs(model: str, knobs: Mapping[str, Any]) -> LLMEngine:
         num_blocks = num_blocks_for(loaded.spec, cache, scheduler, memory_bytes)
         cache = msgspec.structs.replace(cache, num_blocks=num_blocks)
     sections = {"model": model_config, "cache": cache, "scheduler": scheduler}
-    return LLMEngine.from_config(build(EngineConfig, sections | engine_values), loaded=loaded)
+    config = build(EngineConfig, sections | engine_values)
+    return LLMEngine.from_config(config, loaded=loaded, history=history)
 
 
 def default_memory_bytes(device: "torch.device") -> int:
