@@ -20,7 +20,6 @@ from pagetwin.conformance.demo.account import (
 )
 from pagetwin.conformance.demo.block_map import block_spans, pool_states
 from pagetwin.conformance.demo.drive import drive
-from pagetwin.conformance.demo.environment import machine, versions
 from pagetwin.conformance.demo.findings import twin_findings, violation_differences
 from pagetwin.conformance.demo.options import DemoOptions
 from pagetwin.conformance.demo.parity import GreedyAnswer, ParityFindings, judge_tokens
@@ -33,6 +32,7 @@ from pagetwin.conformance.demo.workload import (
     draw_workload,
     trace_window,
 )
+from pagetwin.conformance.environment import machine, versions
 from pagetwin.conformance.history import steps as steps_of
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.conformance.properties import CATALOGUE, Violation

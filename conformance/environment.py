@@ -1,0 +1,104 @@
+"""Where a run took place: the code, the versions and the machine that its numbers belong to."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+_PACKAGES = ("pagetwin", "torch", "triton", "transformers", "numpy", "msgspec", "simpy")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """A git commit; `dirty` if a Python file differs from it or is not in it."""
+
+    id: str
+    dirty: bool
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "from its sources, not installed"
+    return found
+
+
+def machine(num_threads: int) -> dict[str, str]:
+    """The processor and what of it this process may use."""
+    return {
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "torch threads": str(num_threads),
+        "system": platform.platform(),
+    }
+
+
+def gpu() -> dict[str, str]:
+    """The first GPU and its driver; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "gpu memory": f"{properties.total_memory / 2**30:.1f} GiB",
+        "multiprocessors": str(properties.multi_processor_count),
+        "driver": _output(
+            "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader,nounits"
+        )
+        or "unknown",
+        "cuda": str(torch.version.cuda),
+    }
+
+
+def commit() -> Commit | None:
+    """The commit that the running sources are of; None where they are in no git repository."""
+    # A checkout of something else may surround an installed package: it does not track this file.
+    if not _git("ls-files", "--error-unmatch", str(Path(__file__).resolve())):
+        return None
+    return Commit(_git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "*.py")))
+
+
+def sources_sha256() -> str:
+    """Of the Python files of kernels/ and engine/, paths and contents: equal digests, equal code.
+
+    For machines that hold the sources without their repository.
+    """
+    sha256 = hashlib.sha256()
+    for folder in ("engine", "kernels"):
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            content = path.read_bytes()
+            name = path.relative_to(_ROOT).as_posix()
+            sha256.update(f"{name}\0{len(content)}\0".encode() + content)
+    return sha256.hexdigest()
+
+
+def _git(*arguments: str) -> str:
+    return _output("git", "-C", str(_ROOT), *arguments)
+
+
+def _output(*command: str) -> str:
+    """A command's output, stripped; nothing if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
