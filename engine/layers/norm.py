@@ -1,9 +1,11 @@
 """Root-mean-square normalisation, alone or together with the residual addition before it."""
 
-import torch
 from torch import Tensor, nn
 
 from pagetwin.engine.layers.linear import NewParameter
+from pagetwin.kernels import reference_layers
+from pagetwin.kernels.dispatch import uses_triton
+from pagetwin.kernels.norm import rms_norm
 
 
 class RMSNorm(nn.Module):
@@ -20,9 +22,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] to the same shape and dtype."""
-        y = x.float()
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        if uses_triton(x):
+            return rms_norm(x.reshape(-1, x.shape[-1]), self.weight, self.eps).view(x.shape)
+        return reference_layers.rms_norm(x, self.weight, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """The sum's normalisation, and the sum, which is the next residual."""
