@@ -11,8 +11,8 @@ to them:
 - Products and sums that a compiler could contract are written as fma, and never otherwise.
 - Weights are added in an order that no layout can change. A reduction over an axis adds in an
   order that depends on how the axis lies over registers, lanes and warps, unless the axis has two
-  elements. So lane_sums halves its axis until up to 16 lanes are left, a row keeps one sum per
-  lane, and total_sum halves on at the end of the split. (A matrix product adds in the order of its
+  elements. So add_halves halves the axis until sum_lanes(tile) columns are left, a row keeps one sum for
+  each, and total_sum halves on at the end of the split. (A matrix product adds in the order of its
   k, in every instruction that Triton may choose; measured.)
 
 Scores are in units of log2: `scale` is log2_scale(scale), and exp2 is exp.
@@ -67,39 +67,25 @@ def with_alibi(products, scale, slopes, distance):
 
 @triton.constexpr_function
 def sum_lanes(tile):
-    """How many sums a row keeps while it walks tiles of that many keys: at most 16."""
-    return min(16, tile // 2)
+    """Sums of weights that a row keeps: of the keys of a tile that are equal modulo this number.
 
-
-@triton.jit
-def add_halves(x, M: tl.constexpr, N: tl.constexpr):
-    """[M, N] to [M, N // 2]: column j and column j + N // 2."""
-    return tl.sum(tl.reshape(x, [M, 2, N // 2]), 1)
-
-
-@triton.jit
-def lane_sums(x, M: tl.constexpr, N: tl.constexpr):
-    """Sums x [M, N] to [M, sum_lanes(N)], N at most 128.
-
-    All of it within a thread, where the layout is that of a matrix product whose warps lie along M:
-    such a thread has the columns 2i, 2i + 1, and those at multiples of 8 from there.
+    In the layout of a matrix product such keys lie in one thread, if at most two warps share a row.
     """
-    if N > 64:
-        x = add_halves(x, M, N)
-    if N > 32:
-        x = add_halves(x, M, 64)
-    lanes: tl.constexpr = sum_lanes(N)
-    return tl.sum(tl.reshape(x, [M, lanes, 2]), 2)
+    return min(tile, 16)
+
+
+@triton.jit
+def add_halves(x, M: tl.constexpr, N: tl.constexpr, LEFT: tl.constexpr):
+    """Sums x [M, N] to [M, LEFT]: column j and column j + N // 2 first, and so on."""
+    for halvings in tl.static_range((N // LEFT).bit_length() - 1):
+        x = tl.sum(tl.reshape(x, [M, 2, N >> (halvings + 1)]), 1)
+    return x
 
 
 @triton.jit
 def total_sum(sums, M: tl.constexpr, LANES: tl.constexpr):
     """[M, LANES] to [M], at the end of a split."""
-    if LANES > 8:
-        sums = add_halves(sums, M, LANES)
-    sums = add_halves(sums, M, 8)
-    sums = add_halves(sums, M, 4)
-    return tl.sum(sums, 1)
+    return tl.sum(add_halves(sums, M, LANES, 2), 1)
 
 
 @triton.jit
@@ -115,7 +101,8 @@ def softmax_step(products, scale, maximum, sums, M: tl.constexpr, TILE: tl.const
     finite = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
     weights = tl.exp2(tl.fma(products, scale, -finite[:, None]))
     rescale = tl.exp2(maximum - finite)
-    sums = tl.fma(sums, rescale[:, None], lane_sums(weights, M, TILE))
+    tile_sums = add_halves(weights, M, TILE, sum_lanes(TILE))
+    sums = tl.fma(sums, rescale[:, None], tile_sums)
     return weights, rescale, new_maximum, sums
 
 
