@@ -11,9 +11,9 @@ to them:
 - Products and sums that a compiler could contract are written as fma, and never otherwise.
 - Weights are added in an order that no layout can change. A reduction over an axis adds in an
   order that depends on how the axis lies over registers, lanes and warps, unless the axis has two
-  elements. So add_halves halves the axis until sum_lanes(tile) columns are left, a row keeps one sum for
-  each, and total_sum halves on at the end of the split. (A matrix product adds in the order of its
-  k, in every instruction that Triton may choose; measured.)
+  elements. So add_halves halves the axis until sum_lanes(tile) columns are left, a row keeps one
+  sum for each, and total_sum halves on at the end of the split. (A matrix product adds in the
+  order of its k, in every instruction that Triton may choose; measured.)
 
 Scores are in units of log2: `scale` is log2_scale(scale), and exp2 is exp.
 """
