@@ -34,3 +34,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean(x)) / sqrt(var(x) + eps) * weight + bias over the last axis, rounded once."""
     wide = [_widen(tensor) for tensor in (x, weight, bias)]
     return F.layer_norm(wide[0], weight.shape, wide[1], wide[2], eps).to(x.dtype)
+
+
+def silu_and_mul(gate_up: Tensor) -> Tensor:
+    """[..., 2 I] to [..., I]: silu of the first half times the second, rounded once."""
+    gate, up = _widen(gate_up).chunk(2, dim=-1)
+    return (F.silu(gate) * up).to(gate_up.dtype)
+
+
+def gelu_and_mul(gate_up: Tensor, approximate: str = "none") -> Tensor:
+    """Likewise with gelu, exact or by "tanh"."""
+    gate, up = _widen(gate_up).chunk(2, dim=-1)
+    return (F.gelu(gate, approximate=approximate) * up).to(gate_up.dtype)
