@@ -1,5 +1,6 @@
 """Decides what a configuration runs on: device, attention backend, KV memory, runner."""
 
+import msgspec
 import torch
 
 from pagetwin.engine.attention.backend import AttentionSpec
@@ -46,13 +47,36 @@ def build_runner(config: EngineConfig, loaded: LoadedModel) -> ModelRunner:
         head_size=spec.head_size,
         dtype=spec.dtype,
     )
-    return ModelRunner(
+    # Imported where there is a GPU, so that a CPU needs no Triton.
+    runner_class = ModelRunner
+    if device.type == "cuda":
+        from pagetwin.engine.gpu_runner import GpuRunner
+
+        runner_class = GpuRunner
+    return runner_class(
         loaded,
         resolve_backend(config.attention_backend, attention),
         config,
         kv_cache=KVCache(layout, cache.num_blocks, cache.num_host_blocks, device=device),
         sampler=Sampler(spec.vocab_size, seed=config.model.seed if config.model else 0),
     )
+
+
+def measured_kv_bytes(config: EngineConfig, loaded: LoadedModel, utilization: float) -> int:
+    """Bytes for KV blocks on this GPU; `config` has a pool of any size, which is not made.
+
+    Raises ConfigError if there is no memory for them.
+    """
+    from pagetwin.engine.gpu_memory import kv_cache_bytes
+    from pagetwin.engine.gpu_runner import GpuRunner
+
+    few = 2 + -(-config.scheduler.num_lookahead_slots // config.cache.block_size)
+    cache = msgspec.structs.replace(
+        config.cache, num_blocks=few, num_host_blocks=0, watermark_blocks=0
+    )
+    runner = build_runner(msgspec.structs.replace(config, cache=cache), loaded)
+    assert isinstance(runner, GpuRunner)
+    return kv_cache_bytes(runner, config, utilization)
 
 
 def check_against_model(config: EngineConfig, spec: ModelSpec) -> None:

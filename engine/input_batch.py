@@ -6,6 +6,7 @@ tokens. `step_inputs.build_inputs_from_scratch` is its plain twin.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -14,6 +15,19 @@ from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.sampler import SamplingRow
 from pagetwin.engine.step import IntroducedSequence, ScheduledSequence, StepPlan
 from pagetwin.engine.step_inputs import StepInputs
+
+
+class RowObserver(Protocol):
+    """Who keeps a copy of the rows elsewhere, and is told of each change to them."""
+
+    def occupy(self, row: int, sampling_row: SamplingRow, token_ids: Sequence[int]) -> None:
+        """The row is this sequence's now; its blocks follow."""
+
+    def set_blocks(self, row: int, first: int, block_ids: Sequence[int]) -> None:
+        """These are the row's blocks from table index `first` on."""
+
+    def vacate(self, row: int) -> None:
+        """The row is nobody's."""
 
 
 class InputBatch:
@@ -28,7 +42,13 @@ class InputBatch:
     a plan was made before its predecessor's result was known.
     """
 
-    def __init__(self, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
+    def __init__(
+        self,
+        cache: CacheConfig,
+        scheduler: SchedulerConfig,
+        observers: Sequence[RowObserver] = (),
+    ) -> None:
+        self._observers = observers
         max_num_seqs = scheduler.max_num_seqs
         self._block_size = cache.block_size
         max_slots = scheduler.max_model_len + scheduler.num_lookahead_slots
@@ -115,6 +135,9 @@ class InputBatch:
     def row_of(self, seq_id: str) -> int:
         return self._row_of[seq_id]
 
+    def find_row(self, seq_id: str) -> int | None:
+        return self._row_of.get(seq_id)
+
     def append_tokens(self, rows: Sequence[SamplingRow], sampled: Mapping[str, int]) -> None:
         """Writes the sampled tokens behind the rows' last ones.
 
@@ -183,9 +206,12 @@ class InputBatch:
         self.block_tables[row, : len(sequence.block_ids)] = sequence.block_ids
         # A new list, not a cleared one: an older sampling row may still be read by a caller.
         self._outputs[row] = list(sequence.token_ids[request.num_prompt_tokens :])
-        self._sampling_rows[row] = SamplingRow(
+        self._sampling_rows[row] = sampling_row = SamplingRow(
             sequence.seq_id, request, sequence.sample_index, self._outputs[row]
         )
+        for observer in self._observers:
+            observer.occupy(row, sampling_row, sequence.token_ids)
+            observer.set_blocks(row, 0, sequence.block_ids)
 
     def _vacate(self, seq_id: str) -> None:
         if (row := self._row_of.pop(seq_id, None)) is None:
@@ -196,6 +222,8 @@ class InputBatch:
         self._outputs[row] = []
         self._sampling_rows[row] = None
         self._free_rows.append(row)
+        for observer in self._observers:
+            observer.vacate(row)
 
     def _patch_table(self, scheduled: ScheduledSequence) -> None:
         if not (scheduled.new_block_ids or scheduled.replaced_blocks):
@@ -203,6 +231,10 @@ class InputBatch:
         row = self._row_of[scheduled.seq_id]
         for index, block_id in scheduled.replaced_blocks:
             self.block_tables[row, index] = block_id
+            for observer in self._observers:
+                observer.set_blocks(row, index, (block_id,))
         start = self._num_blocks[row]
         self._num_blocks[row] = end = start + len(scheduled.new_block_ids)
         self.block_tables[row, start:end] = scheduled.new_block_ids
+        for observer in self._observers:
+            observer.set_blocks(row, int(start), scheduled.new_block_ids)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from pagetwin.engine.models.spec import ModelSpec
 
 CPU_KV_BYTES = 2**30
-GPU_KV_SHARE = 0.8
-"""Of the GPU memory that the weights leave free; the rest is for activations."""
+GPU_MEMORY_UTILIZATION = 0.9
+"""Share of a GPU's memory that an engine uses in all, unless a knob says otherwise."""
+GPU_BATCHED_TOKENS = 16384
+"""Tokens of a step on a GPU, unless a knob says otherwise: enough to keep it busy."""
 
 _Params = TypeVar("_Params", SamplingParams, BeamSearchParams)
 _Config = TypeVar("_Config", bound=msgspec.Struct)
+_Number = TypeVar("_Number", int, float)
 
 _CONFIGS: tuple[type[msgspec.Struct], ...] = (
     ModelConfig,
@@ -34,6 +37,7 @@ _CONFIGS: tuple[type[msgspec.Struct], ...] = (
     EngineConfig,
 )
 _MEMORY_KNOB = "kv_cache_memory_bytes"
+_UTILIZATION_KNOB = "gpu_memory_utilization"
 
 
 class LLM:
@@ -44,8 +48,10 @@ class LLM:
         print(output.outputs[0].text)
 
     Knobs are the fields of ModelConfig, CacheConfig, SchedulerConfig and EngineConfig by name.
-    What is not given comes from the model (max_model_len, sliding_window) or from the memory
-    there is: num_blocks is what fits in the knob kv_cache_memory_bytes, which has a default.
+    What is not given comes from the model (max_model_len, sliding_window), from the device (a GPU
+    gets larger steps, and async_scheduling) or from the memory there is: num_blocks is what fits
+    in the knob kv_cache_memory_bytes. Its default is 1 GiB on a CPU; on a GPU it is measured, for
+    an engine that uses the share gpu_memory_utilization of the GPU's memory in all.
 
     Raises ConfigError on a knob that is unknown or out of range, ModelError if the model or its
     tokenizer cannot be read.
@@ -170,39 +176,80 @@ def engine_from_knobs(
     from pagetwin.engine.models.loader import load_model
 
     values = sort_knobs({"model": model, **knobs})
-    engine_values, cache_values = values[EngineConfig], values[CacheConfig]
-    memory_bytes = engine_values.pop(_MEMORY_KNOB, None)
-    if memory_bytes is not None and "num_blocks" in cache_values:
-        raise ConfigError(f"num_blocks and {_MEMORY_KNOB} say the same thing; give one of them")
+    memory_knobs = {
+        name: values[EngineConfig].pop(name)
+        for name in (_MEMORY_KNOB, _UTILIZATION_KNOB)
+        if name in values[EngineConfig]
+    }
+    if memory_knobs and "num_blocks" in values[CacheConfig]:
+        raise ConfigError(
+            f"num_blocks and {', '.join(memory_knobs)} say the same thing; give one of them"
+        )
     model_config = build(ModelConfig, values[ModelConfig])
-    device = resolve_device(engine_values.get("device", "auto"))
+    device = resolve_device(values[EngineConfig].get("device", "auto"))
     if loaded is None:
         loaded = load_model(model_config, device)
-    scheduler_defaults = {"max_model_len": loaded.spec.max_model_len}
-    scheduler = build(SchedulerConfig, scheduler_defaults | values[SchedulerConfig])
     # More blocks than any memory holds, until the other knobs say how many fit.
     cache_defaults = {
         "num_blocks": 2**40,
         "sliding_window": cache_sliding_window(loaded.spec),
     }
-    cache = build(CacheConfig, cache_defaults | cache_values)
-    if "num_blocks" not in cache_values:
-        memory_bytes = default_memory_bytes(device) if memory_bytes is None else memory_bytes
-        num_blocks = num_blocks_for(loaded.spec, cache, scheduler, memory_bytes)
-        cache = msgspec.structs.replace(cache, num_blocks=num_blocks)
-    sections = {"model": model_config, "cache": cache, "scheduler": scheduler}
-    config = build(EngineConfig, sections | engine_values)
+    sections = {
+        "model": model_config,
+        "cache": build(CacheConfig, cache_defaults | values[CacheConfig]),
+        "scheduler": _scheduler_config(values[SchedulerConfig], loaded.spec, device),
+    }
+    config = build(EngineConfig, sections | values[EngineConfig])
+    if "num_blocks" not in values[CacheConfig]:
+        num_bytes = _memory_bytes(memory_knobs, config, loaded, device)
+        num_blocks = num_blocks_for(loaded.spec, config.cache, config.scheduler, num_bytes)
+        cache = msgspec.structs.replace(config.cache, num_blocks=num_blocks)
+        config = msgspec.structs.replace(config, cache=cache)
     return LLMEngine.from_config(config, loaded=loaded, history=history)
 
 
-def default_memory_bytes(device: "torch.device") -> int:
-    """Memory for KV blocks where no knob gives it; call it when the weights are loaded."""
-    import torch
+def _scheduler_config(
+    values: Mapping[str, Any], spec: "ModelSpec", device: "torch.device"
+) -> SchedulerConfig:
+    defaults: dict[str, Any] = {"max_model_len": spec.max_model_len}
+    if device.type == "cuda":
+        max_num_seqs = values.get("max_num_seqs", 0)
+        if isinstance(max_num_seqs, int):
+            defaults["max_num_batched_tokens"] = max(GPU_BATCHED_TOKENS, max_num_seqs)
+        defaults["async_scheduling"] = True
+    return build(SchedulerConfig, defaults | dict(values))
 
+
+def _memory_bytes(
+    knobs: Mapping[str, Any], config: EngineConfig, loaded: "LoadedModel", device: "torch.device"
+) -> int:
+    """Memory for KV blocks, as the knobs say; call it when the weights are loaded."""
+    from pagetwin.engine.factory import measured_kv_bytes
+
+    if _MEMORY_KNOB in knobs:
+        if _UTILIZATION_KNOB in knobs:
+            raise ConfigError(
+                f"{_MEMORY_KNOB} and {_UTILIZATION_KNOB} say the same thing; give one of them"
+            )
+        return _positive(_MEMORY_KNOB, knobs[_MEMORY_KNOB], int)
+    utilization = _positive(
+        _UTILIZATION_KNOB, knobs.get(_UTILIZATION_KNOB, GPU_MEMORY_UTILIZATION), float
+    )
+    if utilization > 1:
+        raise ConfigError(f"{_UTILIZATION_KNOB}={utilization} is above 1; it is a share")
     if device.type != "cuda":
+        if _UTILIZATION_KNOB in knobs:
+            raise ConfigError(
+                f"{_UTILIZATION_KNOB}={utilization} has no meaning on a CPU; use {_MEMORY_KNOB}"
+            )
         return CPU_KV_BYTES
-    free_bytes, _ = torch.cuda.mem_get_info(device)
-    return int(free_bytes * GPU_KV_SHARE)
+    return measured_kv_bytes(config, loaded, utilization)
+
+
+def _positive(name: str, value: Any, kind: type[_Number]) -> _Number:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ConfigError(f"{name}={value!r} is not a positive number; give one, or leave it out")
+    return kind(value)
 
 
 def num_blocks_for(
@@ -229,7 +276,9 @@ def num_blocks_for(
 def sort_knobs(knobs: Mapping[str, Any]) -> dict[type[msgspec.Struct], dict[str, Any]]:
     """The knobs of each configuration section. Raises ConfigError on a name of none."""
     values: dict[type[msgspec.Struct], dict[str, Any]] = {config: {} for config in _CONFIGS}
-    section_of: dict[str, type[msgspec.Struct]] = {_MEMORY_KNOB: EngineConfig}
+    section_of: dict[str, type[msgspec.Struct]] = dict.fromkeys(
+        (_MEMORY_KNOB, _UTILIZATION_KNOB), EngineConfig
+    )
     for config in reversed(_CONFIGS):
         section_of.update(dict.fromkeys(config.__struct_fields__, config))
     for section in ("cache", "scheduler"):

@@ -81,6 +81,7 @@ class LLMEngine:
         if loaded is None:
             loaded = load_model(config.model, resolve_device(config.device))
         runner = build_runner(config, loaded)
+        runner.warm_up()
         spec = loaded.spec
         tokenizer = tokenizer_for(config.model, loaded)
         eos_token_ids = spec.eos_token_ids

@@ -50,6 +50,9 @@ class ModelRunner:
         self._clock = clock
         self._check = config.debug_invariants
 
+    def warm_up(self) -> None:
+        """Does what would make the first steps slow; there is nothing here."""
+
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
         """Carries out the plan, in the order of docs/policy.md P4.5; it may schedule nothing."""

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pagetwin.engine.step import ScheduledSequence
+
+_Integer = TypeVar("_Integer", np.int32, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class StepInputs:
     @property
     def num_tokens(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def token_rows(self) -> NDArray[np.int32]:
+        """int32 [num_tokens]: the row of each token's sequence."""
+        return np.repeat(self.rows, np.diff(self.query_start_loc))
 
     @property
     def num_seqs(self) -> int:
@@ -77,4 +85,39 @@ def build_inputs_from_scratch(
         query_start_loc=np.array(query_start_loc, np.int32),
         seq_lens=np.array(seq_lens, np.int32),
         rows=np.array([rows[sequence.seq_id] for sequence in scheduled], np.int32),
+    )
+
+
+def pad_decodes(inputs: StepInputs, size: int) -> StepInputs:
+    """A step of `size` sequences with one token each, the step's own first.
+
+    A padding sequence is empty: no slot is written for it, and it attends to nothing.
+    """
+    missing = size - inputs.num_seqs
+    assert missing >= 0, f"{inputs.num_seqs} sequences are more than {size}"
+    assert inputs.num_tokens == inputs.num_seqs, "only single tokens can be padded"
+
+    def padded(array: NDArray[_Integer], fill: int) -> NDArray[_Integer]:
+        return np.concatenate((array, np.full(missing, fill, array.dtype)))
+
+    return StepInputs(
+        input_ids=padded(inputs.input_ids, 0),
+        positions=padded(inputs.positions, 0),
+        slot_mapping=padded(inputs.slot_mapping, -1),
+        query_start_loc=np.arange(size + 1, dtype=np.int32),
+        seq_lens=padded(inputs.seq_lens, 0),
+        rows=padded(inputs.rows, 0),
+    )
+
+
+def dummy_chunks(query_lens: NDArray[np.int64]) -> StepInputs:
+    """A step of whole prompts of these lengths, all tokens 0, that writes no slot."""
+    positions = np.concatenate([np.arange(length) for length in query_lens] or [np.arange(0)])
+    return StepInputs(
+        input_ids=np.zeros_like(positions),
+        positions=positions,
+        slot_mapping=np.full_like(positions, -1),
+        query_start_loc=np.concatenate(([0], query_lens.cumsum())).astype(np.int32),
+        seq_lens=query_lens.astype(np.int32),
+        rows=np.zeros(len(query_lens), np.int32),
     )

@@ -1,13 +1,17 @@
 """The interface of attention backends, and what a model asks of one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pagetwin.engine.attention.metadata import AttentionMetadata
+from pagetwin.engine.step_inputs import StepInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,20 @@ class AttentionBackend(ABC):
     @abstractmethod
     def rejection(cls, spec: AttentionSpec) -> str | None:
         """Why this backend cannot serve the model (a clause that follows "because"), or None."""
+
+    def plan(
+        self, inputs: StepInputs, block_tables: NDArray[np.int32], *, is_graph: bool
+    ) -> dict[str, NDArray[Any]]:
+        """What the step's attention reads, as int32 or int64 arrays to be sent to the device.
+
+        `block_tables` are the host's, [num_rows, max_blocks], indexed by inputs.rows. For a CUDA
+        graph, shapes depend on the number of sequences alone. Nothing, unless overridden.
+        """
+        return {}
+
+    def work(self, views: Mapping[str, Tensor], *, is_graph: bool) -> dict[str, Any]:
+        """Fields of AttentionMetadata made of the arrays of `plan`, which `views` has by name."""
+        return {}
 
     @abstractmethod
     def forward(

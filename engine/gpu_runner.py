@@ -1,0 +1,365 @@
+"""Runs planned steps on a GPU without waiting for them: CUDA graphs, one step in flight.
+
+engine/model_runner.py is the plain twin: the same tokens, step by step.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pagetwin.engine.device_sampler import DeviceSampler
+from torch import Tensor
+
+from pagetwin.engine.attention.backend import AttentionBackend
+from pagetwin.engine.config import EngineConfig
+from pagetwin.engine.cuda_graphs import (
+    VARIANTS,
+    CudaGraphs,
+    Dispatcher,
+    Route,
+    Variant,
+    graph_sizes,
+)
+from pagetwin.engine.device_tables import DeviceTables
+from pagetwin.engine.draws import Draws
+from pagetwin.engine.input_batch import InputBatch
+from pagetwin.engine.kv_cache import KVCache
+from pagetwin.engine.model_runner import ModelRunner
+from pagetwin.engine.models.loader import LoadedModel
+from pagetwin.engine.sampler import Sampler, SamplerOutput
+from pagetwin.engine.staging import StagingBuffer
+from pagetwin.engine.step import (
+    DoneStep,
+    PendingStep,
+    StepPlan,
+    StepResult,
+    StepTimings,
+    TokenLogprobs,
+)
+from pagetwin.engine.step_inputs import StepInputs, dummy_chunks, pad_decodes
+from pagetwin.engine.step_program import Arrays, StepProgram, StepShape
+from pagetwin.engine.step_slot import StepSlot
+
+BROKEN_LOGITS = "its logits hold NaN, +inf or no finite number"
+PATCH_BYTES = 2**16
+"""Room for changed block tables beside the inputs of a graph."""
+
+
+class _RunningStep:
+    """A step that the device works on; `finish` waits for it and makes its result, once."""
+
+    def __init__(self, finish: Callable[[], StepResult]) -> None:
+        self._finish = finish
+        self._result: StepResult | None = None
+
+    def result(self) -> StepResult:
+        if self._result is None:
+            self._result = self._finish()
+        return self._result
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """How one step is run, and what its result needs."""
+
+    draws: Draws
+    route: Route
+    variant: Variant
+    host_reason: str | None
+    """Why the host draws the tokens; None if the device does."""
+    places: NDArray[np.int64]
+    """[num_sampled_seqs]: the row of the logits of each sequence that samples."""
+    num_draws: int
+    """Rows of logits, padding included."""
+
+
+class GpuRunner(ModelRunner):
+    """The executor that begins a step and goes on.
+
+    A step's inputs go to the device in one copy, its drawn tokens come back in another, and the
+    host waits for nothing else. What the device draws it also writes to its own table of tokens,
+    so that the next step can be launched before the host knows them. A step in which the host
+    draws (engine/device_sampler.py says for which requests) waits for the one before.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        backend: AttentionBackend,
+        config: EngineConfig,
+        *,
+        kv_cache: KVCache,
+        sampler: Sampler,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        super().__init__(loaded, backend, config, kv_cache=kv_cache, sampler=sampler, clock=clock)
+        scheduler, device = config.scheduler, self._device
+        num_seqs, max_blocks = self.batch.block_tables.shape
+        self._tables = DeviceTables(num_seqs, scheduler.max_model_len, max_blocks, device)
+        self._device_sampler = DeviceSampler(
+            loaded.spec.vocab_size, num_seqs, device, seed=sampler.seed
+        )
+        self.batch = InputBatch(
+            config.cache, scheduler, observers=(self._tables, self._device_sampler)
+        )
+        self._program = StepProgram(
+            loaded.model, backend, self._kv_caches, self._tables, self._device_sampler
+        )
+        self._slots = deque(StepSlot(num_seqs, device) for _ in range(2))
+        self._in_flight: deque[PendingStep] = deque()
+        self._staging = StagingBuffer(2**20, device)
+        self._graph_staging = StagingBuffer(0, device)
+        self._graphs = CudaGraphs()
+        self._enforce_eager = config.enforce_eager
+        self._max_num_tokens = scheduler.max_num_batched_tokens
+        self.dispatcher = Dispatcher()
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        return self.submit(plan).result()
+
+    @torch.inference_mode()
+    def submit(self, plan: StepPlan) -> PendingStep:
+        """Begins to carry out the plan, in the order of docs/policy.md P4.5."""
+        started = self._clock()
+        while len(self._in_flight) >= len(self._slots):
+            self._in_flight.popleft().result()
+        self.kv_cache.apply(plan)
+        self.batch.apply(plan)
+        if not plan.scheduled:
+            return DoneStep(StepResult(step=plan.step))
+        slot = self._slots[0]
+        self._slots.rotate(-1)
+        inputs = self.batch.build_inputs(plan.scheduled)
+        launch = self._plan_launch(Draws.of(plan.scheduled, inputs, self.batch), inputs)
+        arrays = self._arrays(inputs, launch)
+        prepared = self._clock()
+        slot.begin()
+        hidden = self._run(arrays, inputs, launch)
+        host_output = self._draw_by_host(launch, hidden) if launch.host_reason else None
+        slot.end(self._program.drawn, 0 if host_output else launch.num_draws)
+        launched = self._clock()
+        timings = StepTimings(
+            prepare_s=prepared - started,
+            execute_s=launched - prepared,
+            graph_size=launch.route.size,
+            eager_reason=launch.route.reason,
+        )
+        running = _RunningStep(lambda: self._finish(plan, launch, slot, timings, host_output))
+        self._in_flight.append(running)
+        return running
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compiles what steps launch, and captures the graphs; before the first step."""
+        for num_tokens in _powers_of_two(self._max_num_tokens):
+            self.run_dummy_prefill(num_tokens)
+        if self._enforce_eager or self._device.type != "cuda":
+            return
+        sizes = graph_sizes(len(self._tables.tokens))
+        largest = self._dummy_graph_arrays(sizes[-1])
+        num_bytes = StagingBuffer.num_bytes_for(largest) + PATCH_BYTES
+        self._graph_staging = StagingBuffer(num_bytes, self._device)
+        for size in reversed(sizes):
+            self._capture(size)
+        self.dispatcher.sizes = sizes
+
+    def _capture(self, size: int) -> None:
+        arrays = self._dummy_graph_arrays(size)
+        self._graph_staging.send(arrays)
+        torch.cuda.synchronize()
+        views = self._graph_staging.views(arrays)
+        shape = StepShape(1, self._tables.tokens.shape[1], num_draws=size, is_graph=True)
+        for variant in VARIANTS:
+            run = partial(self._program.run, views, shape, variant)
+            run()
+            self._graphs.capture(size, variant, run)
+
+    def _dummy_graph_arrays(self, size: int) -> Arrays:
+        """Arrays of a graph step: `size` sequences of one token, which is written nowhere."""
+        one = np.ones(size, np.int32)
+        inputs = pad_decodes(dummy_chunks(np.zeros(0, np.int64)), size)
+        inputs = replace(inputs, seq_lens=one)
+        parameters = self._device_sampler.parameters(-one, one)
+        return self._program.arrays(
+            inputs, self.batch.block_tables, None, parameters, is_graph=True
+        )
+
+    @torch.inference_mode()
+    def run_dummy_prefill(self, num_tokens: int) -> None:
+        """Runs a step of so many prompt tokens, written nowhere, with as many draws as can be."""
+        longest = self._tables.tokens.shape[1]
+        lens = np.full(-(-num_tokens // longest), longest)
+        lens[-1] = num_tokens - longest * (len(lens) - 1)
+        inputs = dummy_chunks(lens)
+        num_draws = min(num_tokens, len(self._tables.tokens))
+        rows = np.full(num_draws, -1, np.int32)
+        parameters = self._device_sampler.parameters(rows, np.ones(num_draws, np.int32))
+        arrays = self._program.arrays(
+            inputs,
+            self.batch.block_tables,
+            np.arange(num_draws),
+            parameters,
+            is_graph=False,
+        )
+        self._grow_staging(arrays)
+        self._staging.send(arrays)
+        shape = StepShape(inputs.max_query_len, inputs.max_seq_len, num_draws, is_graph=False)
+        self._program.run(self._staging.views(arrays), shape, "random")
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def _plan_launch(self, draws: Draws, inputs: StepInputs) -> _Launch:
+        route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens)
+        host_reason = self._host_reason(draws)
+        variant: Variant = "logits"
+        if host_reason is None:
+            variant = "greedy" if self._device_sampler.all_greedy(draws.rows) else "random"
+        places = draws.sequences if route.size else np.arange(len(draws.sequences))
+        num_draws = route.size or len(draws.sequences)
+        return _Launch(draws, route, variant, host_reason, places, num_draws)
+
+    def _host_reason(self, draws: Draws) -> str | None:
+        """Why the host must draw this step's tokens; None if the device can."""
+        if draws.forks:
+            return "a group of samples forks"
+        if draws.wants_all_rows:
+            return "log-probabilities of a prompt are asked for"
+        return self._device_sampler.rejection(draws.rows)
+
+    def _arrays(self, inputs: StepInputs, launch: _Launch) -> Arrays:
+        """The step's arrays; for a graph those of its size, in which every row is wanted."""
+        rows = np.full(launch.num_draws, -1, np.int32)
+        rows[launch.places] = inputs.rows[launch.draws.sequences]
+        num_tokens = np.zeros(launch.num_draws, np.int32)
+        num_tokens[launch.places] = inputs.seq_lens[launch.draws.sequences]
+        parameters = self._device_sampler.parameters(rows, num_tokens)
+        wanted = None if launch.draws.wants_all_rows else launch.draws.last_tokens
+        if launch.route.size:
+            inputs, wanted = pad_decodes(inputs, launch.route.size), None
+        return self._program.arrays(
+            inputs,
+            self.batch.block_tables,
+            wanted,
+            parameters,
+            is_graph=bool(launch.route.size),
+        )
+
+    def _run(self, arrays: Arrays, inputs: StepInputs, launch: _Launch) -> Tensor | None:
+        """Sends the arrays and launches the step; hidden states, unless a graph has them."""
+        patches = self._tables.take_patches()
+        if launch.route.size:
+            self._send_to_graph(arrays, patches)
+            self._graphs.replay(launch.route.size, launch.variant)
+            return None
+        arrays = arrays | patches
+        self._grow_staging(arrays)
+        self._staging.send(arrays)
+        views = self._staging.views(arrays)
+        self._tables.apply(views)
+        all_rows = launch.draws.wants_all_rows
+        shape = StepShape(
+            max_query_len=inputs.max_query_len,
+            max_seq_len=inputs.max_seq_len,
+            num_draws=0 if all_rows else launch.num_draws,
+            is_graph=False,
+        )
+        return self._program.run(views, shape, launch.variant)
+
+    def _send_to_graph(self, arrays: Arrays, patches: Arrays) -> None:
+        """Patches travel with the inputs, behind them, if there is room; else before."""
+        both = arrays | patches
+        if StagingBuffer.num_bytes_for(both) <= self._graph_staging.num_bytes:
+            self._graph_staging.send(both)
+            views = self._graph_staging.views(both, patches)
+        else:
+            self._grow_staging(patches)
+            self._staging.send(patches)
+            views = self._staging.views(patches)
+            self._graph_staging.send(arrays)
+        self._tables.apply(views)
+
+    def _grow_staging(self, arrays: Arrays) -> None:
+        needed = StagingBuffer.num_bytes_for(arrays)
+        if needed > self._staging.num_bytes:
+            self._await_all()
+            self._staging = StagingBuffer(2 * needed, self._device)
+
+    def _await_all(self) -> None:
+        while self._in_flight:
+            self._in_flight.popleft().result()
+
+    def _draw_by_host(self, launch: _Launch, hidden: Tensor | None) -> "_HostDraws":
+        """What engine/sampler.py makes of the step's logits, once all earlier tokens are known."""
+        self._await_all()
+        draws = launch.draws
+        prompt_logprobs = {}
+        if draws.wants_all_rows:
+            assert hidden is not None
+            prompt_logprobs = self._prompt_logprobs(draws, hidden)
+            output = self._sample(draws, hidden)
+        elif draws.rows:
+            index = torch.from_numpy(launch.places[draws.logits_rows]).to(self._device)
+            output = self._sampler.sample(self._program.logits[index], draws.rows)
+        else:
+            output = SamplerOutput()
+        for row in draws.rows:
+            if (place := self.batch.find_row(row.seq_id)) is not None:
+                token_ids = [t for t in (output.sampled.get(row.seq_id),) if t is not None]
+                num_tokens = row.request.num_prompt_tokens + len(row.output_token_ids)
+                self._tables.set_tokens(place, num_tokens, token_ids)
+        return _HostDraws(output, prompt_logprobs)
+
+    def _finish(
+        self,
+        plan: StepPlan,
+        launch: _Launch,
+        slot: StepSlot,
+        timings: StepTimings,
+        by_host: "_HostDraws | None",
+    ) -> StepResult:
+        """The result of a step that was launched; waits for it."""
+        started = self._clock()
+        device_s = slot.wait()
+        output, prompt_logprobs = by_host or (self._drawn_by_device(launch, slot), {})
+        self.batch.append_tokens(launch.draws.rows, output.sampled)
+        if self._check:
+            self.batch.check_invariants()
+        return StepResult(
+            step=plan.step,
+            sampled=output.sampled,
+            failed=output.invalid,
+            logprobs=output.logprobs,
+            prompt_logprobs=prompt_logprobs,
+            timings=msgspec.structs.replace(
+                timings, sample_s=self._clock() - started, device_s=device_s
+            ),
+        )
+
+    def _drawn_by_device(self, launch: _Launch, slot: StepSlot) -> SamplerOutput:
+        tokens, failed = slot.drawn(launch.num_draws)
+        output = SamplerOutput()
+        for row, place in zip(launch.draws.rows, launch.places.tolist(), strict=True):
+            if failed[place]:
+                output.invalid[row.seq_id] = BROKEN_LOGITS
+            else:
+                output.sampled[row.seq_id] = tokens[place]
+        return output
+
+
+class _HostDraws(NamedTuple):
+    """Tokens that the host has drawn, and log-probabilities of prompts."""
+
+    output: SamplerOutput
+    prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]]
+
+
+def _powers_of_two(last: int) -> list[int]:
+    """From 16 on, and `last`."""
+    return [*(2**i for i in range(4, 30) if 2**i < last), last]

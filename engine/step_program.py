@@ -1,0 +1,129 @@
+"""The device's side of a step: forward pass, logits, drawn tokens; what a CUDA graph captures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pagetwin.engine.device_sampler import DeviceSampler
+from torch import Tensor
+
+from pagetwin.engine.attention.backend import AttentionBackend
+from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
+from pagetwin.engine.cuda_graphs import Variant
+from pagetwin.engine.device_tables import DeviceTables
+from pagetwin.engine.models.spec import Model
+from pagetwin.engine.step_inputs import StepInputs
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """What a step's launches depend on, beside the content of its arrays."""
+
+    max_query_len: int
+    max_seq_len: int
+    num_draws: int
+    """Rows of logits."""
+    is_graph: bool
+    """Whether the launches must suit any step of these sizes."""
+
+
+class StepProgram:
+    """Launches a step's kernels on inputs that are on the device; waits for nothing.
+
+    `logits`, float32 [max_num_seqs, vocab_size], and `drawn`, int32 [2, max_num_seqs] (tokens,
+    and flags of rows whose logits are broken), are written from row 0 on.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        backend: AttentionBackend,
+        kv_caches: Sequence[Tensor],
+        tables: DeviceTables,
+        sampler: DeviceSampler,
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._kv_caches = kv_caches
+        self._tables = tables
+        self._sampler = sampler
+        max_num_seqs, device = len(tables.tokens), tables.tokens.device
+        shape = (max_num_seqs, model.spec.vocab_size)
+        self.logits = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.drawn = torch.zeros(2, max_num_seqs, dtype=torch.int32, device=device)
+
+    def arrays(
+        self,
+        inputs: StepInputs,
+        block_tables: NDArray[np.int32],
+        wanted_rows: NDArray[np.int64] | None,
+        parameters: NDArray[np.int32] | None,
+        *,
+        is_graph: bool,
+    ) -> Arrays:
+        """What must be sent; `wanted_rows` None = all rows' hidden states are wanted.
+
+        `block_tables` are the host's, [max_num_seqs, max_blocks]; `parameters` the sampler's.
+        """
+        arrays: Arrays = {
+            "input_ids": inputs.input_ids,
+            "positions": inputs.positions,
+            "slot_mapping": inputs.slot_mapping,
+            "token_rows": inputs.token_rows,
+            "query_start_loc": inputs.query_start_loc,
+            "seq_lens": inputs.seq_lens,
+            "table_rows": inputs.rows,
+        }
+        if wanted_rows is not None:
+            arrays["wanted_rows"] = wanted_rows
+        if parameters is not None:
+            arrays["parameters"] = parameters
+        return arrays | self._backend.plan(inputs, block_tables, is_graph=is_graph)
+
+    def run(self, views: Mapping[str, Tensor], shape: StepShape, variant: Variant) -> Tensor:
+        """Launches everything; the hidden states of the wanted rows."""
+        metadata = AttentionMetadata(
+            slot_mapping=views["slot_mapping"],
+            query_start_loc=views["query_start_loc"],
+            seq_lens=views["seq_lens"],
+            block_tables=self._tables.block_tables,
+            table_rows=views["table_rows"],
+            max_query_len=shape.max_query_len,
+            max_seq_len=shape.max_seq_len,
+            **self._backend.work(views, is_graph=shape.is_graph),
+        )
+        context = ForwardContext(
+            self._backend,
+            metadata,
+            self._kv_caches,
+            sampled_rows=views.get("wanted_rows"),
+            token_table=self._tables.tokens,
+            token_rows=views["token_rows"],
+        )
+        hidden = self._model.forward(views["input_ids"], views["positions"], context)
+        if shape.num_draws:
+            self.draw(hidden, shape.num_draws, variant, views.get("parameters"))
+        return hidden
+
+    def draw(
+        self, hidden: Tensor, num_draws: int, variant: Variant, parameters: Tensor | None
+    ) -> None:
+        """Logits of hidden states [num_draws, hidden_size], and unless the variant is "logits"
+        the tokens."""
+        logits = self.logits[:num_draws]
+        self._model.compute_logits(hidden, out=logits)
+        if variant != "logits":
+            assert parameters is not None
+            self._sampler.sample(
+                logits,
+                parameters,
+                self._tables.tokens,
+                out=self.drawn[0, :num_draws],
+                failed=self.drawn[1, :num_draws],
+                greedy_only=variant == "greedy",
+            )
