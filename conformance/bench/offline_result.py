@@ -1,10 +1,12 @@
 """What `pagetwin bench offline` found, as plain data: raw samples, and all they depend on."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import msgspec
 
 from pagetwin.conformance.bench.work import ModelSizes, Work
+from pagetwin.conformance.bench.workloads import Workload, digest
 from pagetwin.conformance.environment import Commit
 
 SCHEMA = "pagetwin.bench.offline/1"
@@ -48,6 +50,38 @@ class OfflineRow(msgspec.Struct, frozen=True, kw_only=True):
     """Above 1 the workload is only a sample of the real one, and compares with nothing."""
     work: Work
 
+    @classmethod
+    def of(
+        cls,
+        passes: Sequence[Pass],
+        workload: Workload,
+        work: Work,
+        *,
+        device: str,
+        model: str,
+        name: str,
+        shrunk_by: int,
+    ) -> Self:
+        """The row of a workload's passes."""
+        seconds = tuple(one.seconds for one in passes)
+        prompt_tokens = sum(len(request.prompt_token_ids) for request in workload)
+        output_tokens = sum(request.num_output_tokens for request in workload)
+        return cls(
+            key=f"{device}/{model}/{name}",
+            model=model,
+            workload=name,
+            num_requests=len(workload),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            output_tokens_per_s=output_tokens / min(seconds),
+            total_tokens_per_s=(prompt_tokens + output_tokens) / min(seconds),
+            seconds=seconds,
+            passes=tuple(passes),
+            workload_sha256=digest(workload),
+            shrunk_by=shrunk_by,
+            work=work,
+        )
+
     @property
     def best(self) -> Pass:
         return min(self.passes, key=lambda one: one.seconds)
@@ -78,9 +112,3 @@ class OfflineReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a history was written meanwhile, which costs time on the host."""
     models: dict[str, ModelRun]
     rows: tuple[OfflineRow, ...]
-
-
-def rates(workload_tokens: tuple[int, int], seconds: float) -> tuple[float, float]:
-    """(output, total) tokens per second, of (prompt, output) tokens."""
-    prompt, output = workload_tokens
-    return output / seconds, (prompt + output) / seconds

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pagetwin.commands.bench import bench
 from pagetwin.commands.demo import demo
 from pagetwin.engine.errors import PagetwinError
 
@@ -17,6 +18,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(demo)
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)

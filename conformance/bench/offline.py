@@ -1,0 +1,219 @@
+"""Runs the fixed workloads on a model, offline, and times them as other engines were timed.
+
+Greedy, end of sequence ignored, so that each request gets exactly the tokens it asks for. After a
+short warm-up each workload runs as often as asked: all requests are handed in at once, with an
+empty prefix cache, and the last output ends the clock. `measure` times the imports too, so nothing
+heavy is imported before it runs.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from pagetwin.conformance.bench.offline_result import ModelRun, OfflineReport, OfflineRow
+from pagetwin.conformance.bench.work import Work, least_work, model_sizes
+from pagetwin.conformance.bench.workloads import (
+    VOCABULARY,
+    WORKLOADS,
+    Workload,
+    shrunk,
+    single,
+)
+from pagetwin.conformance.environment import commit, gpu, machine, sources_sha256, versions
+from pagetwin.engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pagetwin.engine.llm import LLM
+    from pagetwin.engine.models.loader import LoadedModel
+    from pagetwin.engine.trace import HistoryWriter
+
+MAX_MODEL_LEN = 16384
+"""Where no knob gives it and the model allows it: what other engines were given."""
+
+
+class Progress(Protocol):
+    """Told what is going on."""
+
+    def begin(self, phase: str, total: int | None) -> None: ...
+
+    def advance_to(self, done: int) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineOptions:
+    """What to run. `knobs` are the ones of LLM that were given. Raises ConfigError."""
+
+    models: tuple[str, ...]
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    repeats: int = 2
+    shrink_by: int = 1
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [model_name(model) for model in self.models]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"two of the models are called the same ({', '.join(names)}) and results are kept "
+                "by name; measure them one after the other"
+            )
+        for name in self.workloads:
+            if name not in WORKLOADS:
+                known = ", ".join(WORKLOADS)
+                raise ConfigError(f"workload {name!r} is unknown; use all, or some of {known}")
+        if self.repeats < 1:
+            raise ConfigError(f"repeats={self.repeats} is below 1; run each workload at least once")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """An engine that is ready, and how long it took."""
+
+    llm: "LLM"
+    loaded: "LoadedModel"
+    startup_s: dict[str, float]
+
+
+def model_name(model: str) -> str:
+    """What results call a model: the last part of its path."""
+    return Path(model).name.removesuffix(".gguf")
+
+
+def measure(
+    options: OfflineOptions, model: str, progress: Progress, record: Path | None = None
+) -> OfflineReport:
+    """Starts one of the models and runs the workloads; writes their history to `record`.
+
+    A process measures one model, so that imports are timed and memory is free. Raises ConfigError
+    if a knob or a workload does not fit the model.
+    """
+    progress.begin(f"{model_name(model)}: start", None)
+    started_s = time.perf_counter()
+    import torch
+
+    from pagetwin.engine.trace import HistoryWriter
+
+    history = HistoryWriter(record) if record is not None else None
+    try:
+        started = start(model, options.knobs, started_s=started_s, history=history)
+        device = gpu().get("gpu", "cpu")
+        rows = _measure_workloads(options, started, device, model_name(model), progress)
+    finally:
+        if history is not None:
+            history.close()
+    config = msgspec.to_builtins(started.llm.engine.config)
+    config["model"]["model"] = model_name(model)
+    run = ModelRun(config=config, startup_s=started.startup_s, sizes=model_sizes(started.loaded))
+    return OfflineReport(
+        version=versions()["pagetwin"],
+        commit=commit(),
+        sources_sha256=sources_sha256(),
+        device=device,
+        machine=machine(torch.get_num_threads()) | gpu(),
+        versions=versions(),
+        seed=config["model"]["seed"],
+        recorded=history is not None,
+        models={model_name(model): run},
+        rows=rows,
+    )
+
+
+def combined(reports: Sequence[OfflineReport]) -> OfflineReport:
+    """One report of several models, measured one after the other."""
+    return msgspec.structs.replace(
+        reports[0],
+        models={name: run for report in reports for name, run in report.models.items()},
+        rows=tuple(row for report in reports for row in report.rows),
+    )
+
+
+def start(
+    model: str,
+    knobs: Mapping[str, Any],
+    *,
+    started_s: float,
+    history: "HistoryWriter | None" = None,
+) -> Started:
+    """Makes the engine, without a tokenizer; `started_s` is when importing began."""
+    import torch
+
+    from pagetwin.engine.config import ModelConfig
+    from pagetwin.engine.factory import resolve_device
+    from pagetwin.engine.llm import LLM, build, engine_from_knobs, sort_knobs
+    from pagetwin.engine.models.loader import load_model
+
+    imported_s = time.perf_counter()
+    knobs = {"skip_tokenizer": True, **knobs}
+    device = resolve_device(knobs.get("device", "auto"))
+    model_knobs = sort_knobs({"model": model, **knobs})[ModelConfig]
+    loaded = load_model(build(ModelConfig, model_knobs), device)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    loaded_s = time.perf_counter()
+    knobs = {"max_model_len": min(MAX_MODEL_LEN, loaded.spec.max_model_len), **knobs}
+    engine = engine_from_knobs(model, knobs, loaded=loaded, history=history)
+    ready_s = time.perf_counter()
+    phases = {
+        "import": imported_s - started_s,
+        "load": loaded_s - imported_s,
+        "engine": ready_s - loaded_s,
+    }
+    return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=phases)
+
+
+def _measure_workloads(
+    options: OfflineOptions, started: Started, device: str, model: str, progress: Progress
+) -> tuple[OfflineRow, ...]:
+    from pagetwin.conformance.bench.passes import run_pass
+
+    llm = started.llm
+    vocabulary = min(VOCABULARY, llm.engine.vocab_size)
+    workloads = {
+        name: shrunk(WORKLOADS[name](vocabulary), options.shrink_by) for name in options.workloads
+    }
+    for name, workload in workloads.items():
+        _check_length(name, workload, llm.engine.config.scheduler.max_model_len)
+    run_pass(llm, single(vocabulary, num_prompt_tokens=32, num_output_tokens=8))
+    rows = []
+    for name, workload in workloads.items():
+        progress.begin(f"{model}: {name}", options.repeats)
+        passes = []
+        for repeat in range(options.repeats):
+            passes.append(run_pass(llm, workload))
+            progress.advance_to(repeat + 1)
+        rows.append(
+            OfflineRow.of(
+                passes,
+                workload,
+                _work(started, workload),
+                device=device,
+                model=model,
+                name=name,
+                shrunk_by=options.shrink_by,
+            )
+        )
+    return tuple(rows)
+
+
+def _work(started: Started, workload: Workload) -> Work:
+    config = started.llm.engine.config
+    return least_work(
+        workload,
+        model_sizes(started.loaded),
+        sliding_windows=started.loaded.spec.sliding_windows,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        prefix_caching=config.cache.enable_prefix_caching,
+    )
+
+
+def _check_length(name: str, workload: Workload, max_model_len: int) -> None:
+    longest = max(len(request.prompt_token_ids) + request.num_output_tokens for request in workload)
+    if longest > max_model_len:
+        raise ConfigError(
+            f"workload {name!r} has a request of {longest} tokens, above max_model_len="
+            f"{max_model_len}; raise that if the model allows it, leave the workload out, or scale "
+            "it down"
+        )

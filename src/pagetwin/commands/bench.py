@@ -1,0 +1,159 @@
+"""`pagetwin bench`: how fast whole engines and kernels are, as tables and as JSON."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pagetwin.commands import knobs
+from pagetwin.engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pagetwin.conformance.bench.offline import OfflineOptions
+    from pagetwin.conformance.bench.offline_result import OfflineReport
+
+bench = typer.Typer(help="Measure whole engines and kernels on fixed work.")
+
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the JSON goes.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the JSON, and only it, on standard output.")
+]
+
+
+@bench.callback(invoke_without_command=True)
+def without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@bench.command()
+def offline(
+    *,
+    model: Annotated[
+        list[str], typer.Option(metavar="NAME_OR_PATH", help="May be given several times.")
+    ],
+    workload: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="uniform, chat, single, shared_prefix, long_prefill or all; several times.",
+        ),
+    ] = ["all"],  # noqa: B006 (read, never written)
+    repeats: Annotated[int, typer.Option(metavar="N", help="Runs of each workload.")] = 2,
+    scale: Annotated[
+        float, typer.Option(metavar="F", help="Below 1: that share of the work, as a smoke test.")
+    ] = 1.0,
+    out: Out = None,
+    as_json: AsJson = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where the history of all steps goes (JSON Lines)."),
+    ] = None,
+    load_format: knobs.LoadFormat = None,
+    dtype: knobs.DType = None,
+    max_model_len: knobs.MaxModelLen = None,
+    max_num_seqs: knobs.MaxNumSeqs = None,
+    max_num_batched_tokens: knobs.MaxNumBatchedTokens = None,
+    gpu_memory_utilization: knobs.GpuMemoryUtilization = None,
+    attention_backend: knobs.AttentionBackend = None,
+    enforce_eager: knobs.EnforceEager = None,
+    async_scheduling: knobs.AsyncScheduling = None,
+    batch_invariant: knobs.BatchInvariant = None,
+) -> None:
+    """Time fixed workloads on a model: greedy, all requests at once, none ends early.
+
+    Prints a row per model and workload. The workloads, and so the rows, are those that other
+    engines were measured on.
+    """
+    from pagetwin.conformance.bench.offline import OfflineOptions, combined
+
+    if not 0 < scale <= 1:
+        raise ConfigError(f"--scale {scale} is outside 0..1; use 1 for the whole workloads")
+    if record is not None and len(model) > 1:
+        raise ConfigError("--record is for one model; measure the models one after the other")
+    options = OfflineOptions(
+        models=tuple(model),
+        workloads=_workloads(workload),
+        repeats=repeats,
+        shrink_by=round(1 / scale),
+        knobs=knobs.given(
+            load_format=load_format,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            gpu_memory_utilization=gpu_memory_utilization,
+            attention_backend=attention_backend,
+            enforce_eager=enforce_eager,
+            async_scheduling=async_scheduling,
+            batch_invariant=batch_invariant,
+        ),
+    )
+    with _written(record) as history, _written(out) as result:
+        reports = [_measure(options, one, history) for one in options.models]
+        document = _as_document(combined(reports))
+        if result is not None:
+            result.write_bytes(document)
+    if as_json:
+        print(document.decode(), end="")
+    else:
+        _print_offline(combined(reports))
+
+
+def _measure(options: "OfflineOptions", model: str, record: Path | None) -> "OfflineReport":
+    """Here where there is one model; else each in a process of its own, which starts empty."""
+    if len(options.models) == 1:
+        return _measure_here(options, model, record)
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        return processes.submit(_measure_here, options, model, record).result()
+
+
+def _measure_here(options: "OfflineOptions", model: str, record: Path | None) -> "OfflineReport":
+    from pagetwin.commands.progress import terminal_progress
+    from pagetwin.conformance.bench.offline import measure
+
+    with terminal_progress() as progress:
+        return measure(options, model, progress, record)
+
+
+def _workloads(names: list[str]) -> tuple[str, ...]:
+    from pagetwin.conformance.bench.workloads import WORKLOADS
+
+    return tuple(WORKLOADS) if "all" in names else tuple(dict.fromkeys(names))
+
+
+def _print_offline(report: "OfflineReport") -> None:
+    from pagetwin.reports.offline_table import offline_table, startup_table
+    from pagetwin.reports.peers import peers_of
+
+    peers = peers_of(report.device)
+    repeats = len(report.rows[0].passes)
+    print(f"{report.device}; of {repeats} passes each, the fastest\n")
+    print(offline_table(report, peers).text())
+    print("\nstart-up, in seconds\n")
+    print(startup_table(report, peers).text())
+
+
+def _as_document(report: Any) -> bytes:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+@contextmanager
+def _written(path: Path | None) -> Iterator[Path | None]:
+    """Where to write a file that appears under its name at the end, if all went well."""
+    from pagetwin.reports.staging import staged
+
+    if path is None:
+        yield None
+        return
+    if path.is_dir():
+        raise IsADirectoryError(21, "is a folder; name a file", str(path))
+    with staged(path.parent) as folder:
+        yield folder / path.name

@@ -1,0 +1,42 @@
+"""Options of a command that make an engine; the ones not given are left to the engine."""
+
+from typing import Annotated, Any
+
+import typer
+
+LoadFormat = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help="auto, safetensors, bin, gguf; dummy for random weights."),
+]
+DType = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
+]
+MaxModelLen = Annotated[int | None, typer.Option(metavar="N", help="Longest sequence, in tokens.")]
+MaxNumSeqs = Annotated[int | None, typer.Option(metavar="N", help="Running sequences at once.")]
+MaxNumBatchedTokens = Annotated[int | None, typer.Option(metavar="N", help="Tokens of one step.")]
+GpuMemoryUtilization = Annotated[
+    float | None, typer.Option(metavar="X", help="Share of the GPU's memory to use, 0 to 1.")
+]
+AttentionBackend = Annotated[
+    str | None, typer.Option(metavar="NAME", help="auto, or a backend's name.")
+]
+EnforceEager = Annotated[bool | None, typer.Option("--enforce-eager", help="No CUDA graphs.")]
+AsyncScheduling = Annotated[
+    bool | None,
+    typer.Option(
+        "--async-scheduling/--no-async-scheduling",
+        help="Plan a step while the one before is in flight.",
+    ),
+]
+BatchInvariant = Annotated[
+    bool | None,
+    typer.Option(
+        "--batch-invariant/--no-batch-invariant",
+        help="Bits of logits that do not depend on the batch.",
+    ),
+]
+
+
+def given(**knobs: Any) -> dict[str, Any]:
+    """The knobs that have a value."""
+    return {name: value for name, value in knobs.items() if value is not None}
