@@ -1,0 +1,76 @@
+"""Offline results as tables: ours, beside another engine where it ran on the same device."""
+
+from pagetwin.conformance.bench.offline_result import OfflineReport, OfflineRow
+from pagetwin.conformance.bench.work import Work
+from pagetwin.reports.peers import Peers
+from pagetwin.reports.tables import Table, number
+
+
+def offline_table(report: OfflineReport, peers: Peers | None) -> Table:
+    """A row per model and workload; rates are of output tokens, or of all for long prefills."""
+    columns = ["model", "workload", "seconds", "output tok/s", "total tok/s"]
+    columns += [peers.engine, "ratio"] if peers else []
+    columns += ["steps", "graphs", "preempted", "hits"]
+    rows = []
+    for row in report.rows:
+        cells = [row.model, shown_workload(row), number(min(row.seconds))]
+        cells += [number(row.output_tokens_per_s, 4), number(row.total_tokens_per_s, 4)]
+        if peers:
+            cells += _beside(row, peers)
+        best = row.best
+        hits = best.prefix_hit_tokens / best.prefix_queries if best.prefix_queries else 0.0
+        cells += [str(best.steps), str(best.graph_steps), str(best.preemptions), f"{hits:.0%}"]
+        rows.append(cells)
+    return Table(columns, rows, num_left=2)
+
+
+def shown_workload(row: OfflineRow) -> str:
+    return row.workload if row.shrunk_by == 1 else f"{row.workload} / {row.shrunk_by}"
+
+
+def _beside(row: OfflineRow, peers: Peers) -> list[str]:
+    """The peer's seconds, and how many times ours fit into them."""
+    peer = peers.row(row.model, row.workload)
+    if peer is None or row.shrunk_by != 1:
+        return ["", ""]
+    return [f"{number(min(peer.seconds))} s", f"{min(peer.seconds) / min(row.seconds):.2f}"]
+
+
+def startup_table(report: OfflineReport, peers: Peers | None) -> Table:
+    """Seconds from an interpreter that has imported nothing to an engine that is ready."""
+    phases = list(dict.fromkeys(name for run in report.models.values() for name in run.startup_s))
+    columns = ["model", *phases, "total"] + ([peers.engine] if peers else [])
+    rows = []
+    for model, run in report.models.items():
+        cells = [model, *(number(run.startup_s.get(phase)) for phase in phases)]
+        cells.append(number(sum(run.startup_s.values())))
+        if peers:
+            cells.append(number(peers.startup_s.get(model)))
+        rows.append(cells)
+    return Table(columns, rows)
+
+
+def floor_table(report: OfflineReport, *, gb_per_s: float, tflops: float) -> Table:
+    """The two floors in seconds, by what they are made of, and the run's time beside them."""
+    columns = ["model", "workload", "weights", "KV", "matmuls", "attention"]
+    columns += ["floor", "measured", "x floor"]
+    rows = []
+    for row in report.rows:
+        work, measured = row.work, min(row.seconds)
+        floor = floor_s(work, gb_per_s=gb_per_s, tflops=tflops)
+        parts = [work.weight_bytes / gb_per_s / 1e9, work.kv_bytes / gb_per_s / 1e9]
+        parts += [work.matmul_flops / tflops / 1e12, work.attention_flops / tflops / 1e12]
+        numbers = [*map(number, parts), number(floor), number(measured), f"{measured / floor:.2f}"]
+        rows.append([row.model, shown_workload(row), *numbers])
+    return Table(columns, rows, num_left=2)
+
+
+def floor_s(work: Work, *, gb_per_s: float, tflops: float) -> float:
+    """Seconds below which kernels that run one after the other cannot come.
+
+    Matrix products read the weights while they multiply, attention reads keys and values while it
+    does: of each pair the longer one counts.
+    """
+    bandwidth, rate = gb_per_s * 1e9, tflops * 1e12
+    matmuls = max(work.weight_bytes / bandwidth, work.matmul_flops / rate)
+    return matmuls + max(work.kv_bytes / bandwidth, work.attention_flops / rate)
