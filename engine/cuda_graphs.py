@@ -37,13 +37,15 @@ class Dispatcher:
     counts: dict[str, int] = field(default_factory=dict)
     """Steps by the reason why they had no graph."""
 
-    def route(self, num_seqs: int, num_tokens: int) -> Route:
-        """The smallest graph that holds a step of these sequences and scheduled tokens."""
+    def route(self, num_seqs: int, num_tokens: int, num_draws: int) -> Route:
+        """The smallest graph that holds a step of these sequences, tokens and draws."""
         reason = ""
         if not self.sizes:
             reason = "graphs are off (enforce_eager)"
         elif num_tokens > num_seqs:
             reason = "some sequence has more than one token"
+        elif num_draws < num_seqs:
+            reason = "some sequence draws no token"
         elif num_seqs > self.sizes[-1]:
             reason = f"more than {self.sizes[-1]} sequences"
         if reason:

@@ -5,7 +5,7 @@ engine/model_runner.py is the plain twin: the same tokens, step by step.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pagetwin.engine.device_sampler import DeviceSampler
 from torch import Tensor
 
 from pagetwin.engine.attention.backend import AttentionBackend
@@ -27,13 +26,14 @@ from pagetwin.engine.cuda_graphs import (
     Variant,
     graph_sizes,
 )
+from pagetwin.engine.device_sampler import DeviceSampler
 from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.draws import Draws
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
 from pagetwin.engine.model_runner import ModelRunner
 from pagetwin.engine.models.loader import LoadedModel
-from pagetwin.engine.sampler import Sampler, SamplerOutput
+from pagetwin.engine.sampler import Sampler, SamplerOutput, SamplingRow
 from pagetwin.engine.staging import StagingBuffer
 from pagetwin.engine.step import (
     DoneStep,
@@ -74,8 +74,6 @@ class _Launch:
     variant: Variant
     host_reason: str | None
     """Why the host draws the tokens; None if the device does."""
-    places: NDArray[np.int64]
-    """[num_sampled_seqs]: the row of the logits of each sequence that samples."""
     num_draws: int
     """Rows of logits, padding included."""
 
@@ -107,7 +105,7 @@ class GpuRunner(ModelRunner):
             loaded.spec.vocab_size, num_seqs, device, seed=sampler.seed
         )
         self.batch = InputBatch(
-            config.cache, scheduler, observers=(self._tables, self._device_sampler)
+            config.cache, scheduler, observers=(self._tables, _SamplerRows(self._device_sampler))
         )
         self._program = StepProgram(
             loaded.model, backend, self._kv_caches, self._tables, self._device_sampler
@@ -186,10 +184,16 @@ class GpuRunner(ModelRunner):
         one = np.ones(size, np.int32)
         inputs = pad_decodes(dummy_chunks(np.zeros(0, np.int64)), size)
         inputs = replace(inputs, seq_lens=one)
-        parameters = self._device_sampler.parameters(-one, one)
         return self._program.arrays(
-            inputs, self.batch.block_tables, None, parameters, is_graph=True
+            inputs, self.batch.block_tables, None, self._no_words(size), is_graph=True
         )
+
+    def _no_words(self, num_draws: int) -> NDArray[np.int32]:
+        """The sampler's words for rows of logits that nobody draws from."""
+        words = np.zeros((self._device_sampler.num_words, num_draws), np.int32)
+        nobody = np.zeros(0, np.int64)
+        self._device_sampler.fill(words, nobody, nobody)
+        return words
 
     @torch.inference_mode()
     def run_dummy_prefill(self, num_tokens: int) -> None:
@@ -199,13 +203,11 @@ class GpuRunner(ModelRunner):
         lens[-1] = num_tokens - longest * (len(lens) - 1)
         inputs = dummy_chunks(lens)
         num_draws = min(num_tokens, len(self._tables.tokens))
-        rows = np.full(num_draws, -1, np.int32)
-        parameters = self._device_sampler.parameters(rows, np.ones(num_draws, np.int32))
         arrays = self._program.arrays(
             inputs,
             self.batch.block_tables,
             np.arange(num_draws),
-            parameters,
+            self._no_words(num_draws),
             is_graph=False,
         )
         self._grow_staging(arrays)
@@ -216,39 +218,34 @@ class GpuRunner(ModelRunner):
             torch.cuda.synchronize()
 
     def _plan_launch(self, draws: Draws, inputs: StepInputs) -> _Launch:
-        route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens)
-        host_reason = self._host_reason(draws)
+        num_draws = len(draws.sequences)
+        route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens, num_draws)
+        rows, num_tokens = _drawing(draws, inputs)
+        host_reason = self._host_reason(draws, rows, num_tokens)
         variant: Variant = "logits"
         if host_reason is None:
-            variant = "greedy" if self._device_sampler.all_greedy(draws.rows) else "random"
-        places = draws.sequences if route.size else np.arange(len(draws.sequences))
-        num_draws = route.size or len(draws.sequences)
-        return _Launch(draws, route, variant, host_reason, places, num_draws)
+            variant = "greedy" if self._device_sampler.is_greedy(rows) else "random"
+        return _Launch(draws, route, variant, host_reason, route.size or num_draws)
 
-    def _host_reason(self, draws: Draws) -> str | None:
+    def _host_reason(
+        self, draws: Draws, rows: NDArray[np.int64], num_tokens: NDArray[np.int64]
+    ) -> str | None:
         """Why the host must draw this step's tokens; None if the device can."""
         if draws.forks:
             return "a group of samples forks"
         if draws.wants_all_rows:
             return "log-probabilities of a prompt are asked for"
-        return self._device_sampler.rejection(draws.rows)
+        return self._device_sampler.rejection(rows, num_tokens)
 
     def _arrays(self, inputs: StepInputs, launch: _Launch) -> Arrays:
         """The step's arrays; for a graph those of its size, in which every row is wanted."""
-        rows = np.full(launch.num_draws, -1, np.int32)
-        rows[launch.places] = inputs.rows[launch.draws.sequences]
-        num_tokens = np.zeros(launch.num_draws, np.int32)
-        num_tokens[launch.places] = inputs.seq_lens[launch.draws.sequences]
-        parameters = self._device_sampler.parameters(rows, num_tokens)
+        words = np.zeros((self._device_sampler.num_words, launch.num_draws), np.int32)
+        self._device_sampler.fill(words, *_drawing(launch.draws, inputs))
         wanted = None if launch.draws.wants_all_rows else launch.draws.last_tokens
         if launch.route.size:
             inputs, wanted = pad_decodes(inputs, launch.route.size), None
         return self._program.arrays(
-            inputs,
-            self.batch.block_tables,
-            wanted,
-            parameters,
-            is_graph=bool(launch.route.size),
+            inputs, self.batch.block_tables, wanted, words, is_graph=bool(launch.route.size)
         )
 
     def _run(self, arrays: Arrays, inputs: StepInputs, launch: _Launch) -> Tensor | None:
@@ -305,7 +302,7 @@ class GpuRunner(ModelRunner):
             prompt_logprobs = self._prompt_logprobs(draws, hidden)
             output = self._sample(draws, hidden)
         elif draws.rows:
-            index = torch.from_numpy(launch.places[draws.logits_rows]).to(self._device)
+            index = torch.from_numpy(draws.logits_rows).to(self._device)
             output = self._sampler.sample(self._program.logits[index], draws.rows)
         else:
             output = SamplerOutput()
@@ -345,12 +342,28 @@ class GpuRunner(ModelRunner):
     def _drawn_by_device(self, launch: _Launch, slot: StepSlot) -> SamplerOutput:
         tokens, failed = slot.drawn(launch.num_draws)
         output = SamplerOutput()
-        for row, place in zip(launch.draws.rows, launch.places.tolist(), strict=True):
-            if failed[place]:
+        for row, token, is_broken in zip(launch.draws.rows, tokens, failed, strict=False):
+            if is_broken:
                 output.invalid[row.seq_id] = BROKEN_LOGITS
             else:
-                output.sampled[row.seq_id] = tokens[place]
+                output.sampled[row.seq_id] = token
         return output
+
+
+class _SamplerRows:
+    """Tells a device sampler who sits in which row (engine/input_batch.py, RowObserver)."""
+
+    def __init__(self, sampler: DeviceSampler) -> None:
+        self._sampler = sampler
+
+    def occupy(self, row: int, sampling_row: SamplingRow, token_ids: Sequence[int]) -> None:
+        self._sampler.add(row, sampling_row)
+
+    def set_blocks(self, row: int, first: int, block_ids: Sequence[int]) -> None:
+        """Blocks do not matter to it."""
+
+    def vacate(self, row: int) -> None:
+        self._sampler.remove(row)
 
 
 class _HostDraws(NamedTuple):
@@ -358,6 +371,12 @@ class _HostDraws(NamedTuple):
 
     output: SamplerOutput
     prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]]
+
+
+def _drawing(draws: Draws, inputs: StepInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each sequence that samples: its row of the batch, and its number of known tokens."""
+    index = draws.sequences
+    return inputs.rows[index].astype(np.int64), inputs.seq_lens[index].astype(np.int64)
 
 
 def _powers_of_two(last: int) -> list[int]:

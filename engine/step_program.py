@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pagetwin.engine.device_sampler import DeviceSampler
 from torch import Tensor
 
 from pagetwin.engine.attention.backend import AttentionBackend
 from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
 from pagetwin.engine.cuda_graphs import Variant
+from pagetwin.engine.device_sampler import DeviceSampler
 from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.models.spec import Model
 from pagetwin.engine.step_inputs import StepInputs
@@ -62,13 +62,13 @@ class StepProgram:
         inputs: StepInputs,
         block_tables: NDArray[np.int32],
         wanted_rows: NDArray[np.int64] | None,
-        parameters: NDArray[np.int32] | None,
+        words: NDArray[np.int32],
         *,
         is_graph: bool,
     ) -> Arrays:
         """What must be sent; `wanted_rows` None = all rows' hidden states are wanted.
 
-        `block_tables` are the host's, [max_num_seqs, max_blocks]; `parameters` the sampler's.
+        `block_tables` are the host's, [max_num_seqs, max_blocks]; `words` the sampler's.
         """
         arrays: Arrays = {
             "input_ids": inputs.input_ids,
@@ -81,8 +81,7 @@ class StepProgram:
         }
         if wanted_rows is not None:
             arrays["wanted_rows"] = wanted_rows
-        if parameters is not None:
-            arrays["parameters"] = parameters
+        arrays["words"] = words
         return arrays | self._backend.plan(inputs, block_tables, is_graph=is_graph)
 
     def run(self, views: Mapping[str, Tensor], shape: StepShape, variant: Variant) -> Tensor:
@@ -107,21 +106,18 @@ class StepProgram:
         )
         hidden = self._model.forward(views["input_ids"], views["positions"], context)
         if shape.num_draws:
-            self.draw(hidden, shape.num_draws, variant, views.get("parameters"))
+            self.draw(hidden, shape.num_draws, variant, views["words"])
         return hidden
 
-    def draw(
-        self, hidden: Tensor, num_draws: int, variant: Variant, parameters: Tensor | None
-    ) -> None:
+    def draw(self, hidden: Tensor, num_draws: int, variant: Variant, words: Tensor) -> None:
         """Logits of hidden states [num_draws, hidden_size], and unless the variant is "logits"
         the tokens."""
         logits = self.logits[:num_draws]
         self._model.compute_logits(hidden, out=logits)
         if variant != "logits":
-            assert parameters is not None
             self._sampler.sample(
                 logits,
-                parameters,
+                words,
                 self._tables.tokens,
                 out=self.drawn[0, :num_draws],
                 failed=self.drawn[1, :num_draws],

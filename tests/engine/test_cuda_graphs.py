@@ -14,7 +14,7 @@ def test_every_number_of_sequences_has_a_graph_and_little_padding(max_num_seqs: 
     assert sizes[-1] == max_num_seqs
     dispatcher = Dispatcher(sizes)
     for num_seqs in range(1, max_num_seqs + 1):
-        route = dispatcher.route(num_seqs, num_seqs)
+        route = dispatcher.route(num_seqs, num_seqs, num_seqs)
         assert num_seqs <= route.size <= max(2 * num_seqs, num_seqs + 15)
         assert route.reason == ""
     assert dispatcher.counts == {}
@@ -22,12 +22,14 @@ def test_every_number_of_sequences_has_a_graph_and_little_padding(max_num_seqs: 
 
 def test_a_step_without_a_graph_says_why_and_is_counted() -> None:
     dispatcher = Dispatcher((1, 2, 4))
-    assert dispatcher.route(2, 3).reason == "some sequence has more than one token"
-    assert dispatcher.route(5, 5).reason == "more than 4 sequences"
-    assert dispatcher.route(5, 5).size == 0
-    assert Dispatcher().route(1, 1).reason == "graphs are off (enforce_eager)"
+    assert dispatcher.route(2, 3, 2).reason == "some sequence has more than one token"
+    assert dispatcher.route(2, 2, 1).reason == "some sequence draws no token"
+    assert dispatcher.route(5, 5, 5).reason == "more than 4 sequences"
+    assert dispatcher.route(5, 5, 5).size == 0
+    assert Dispatcher().route(1, 1, 1).reason == "graphs are off (enforce_eager)"
     assert dispatcher.counts == {
         "some sequence has more than one token": 1,
+        "some sequence draws no token": 1,
         "more than 4 sequences": 2,
     }
 
