@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pagetwin.kernels.reference import write_kv
+
 
 def _widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -46,3 +48,49 @@ def gelu_and_mul(gate_up: Tensor, approximate: str = "none") -> Tensor:
     """Likewise with gelu, exact or by "tanh"."""
     gate, up = _widen(gate_up).chunk(2, dim=-1)
     return (F.gelu(gate, approximate=approximate) * up).to(gate_up.dtype)
+
+
+def rope(x: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool = False) -> None:
+    """Turn the first rotary_size channels of x [T, num_heads, head_size] in place, in float32.
+
+    As in RoFormer (Su et al., 2021). `cos_sin` [num_positions, rotary_size] has each position's
+    cosines, then its sines. Channel i is paired with channel i + rotary_size / 2, as in Hugging
+    Face checkpoints, or, if `interleaved`, channel 2 i with 2 i + 1, as in GPT-J.
+    """
+    cos, sin = cos_sin.index_select(0, positions)[:, None].chunk(2, dim=-1)
+    turning = x[..., : cos_sin.shape[1]]
+    if interleaved:
+        first, second = turning[..., ::2], turning[..., 1::2]
+    else:
+        first, second = turning.chunk(2, dim=-1)
+    a, b = _widen(first), _widen(second)
+    turned = a * cos - b * sin, b * cos + a * sin
+    first.copy_(turned[0])
+    second.copy_(turned[1])
+
+
+def qk_norm_rope_write(
+    qkv: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos_sin: Tensor,
+    positions: Tensor,
+    kv_cache: Tensor,
+    slot_mapping: Tensor,
+    interleaved: bool = False,
+) -> None:
+    """Normalise and turn the heads of queries and keys; write keys and values to their slots.
+
+    The rows of `qkv` hold num_heads queries, then num_kv_heads keys, then as many values. The
+    queries are changed in place; what is left of the keys is not to be relied on.
+    """
+    num_kv_heads, head_size = kv_cache.shape[3:]
+    heads = qkv.view(len(qkv), -1, head_size)
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    q, k, v = torch.split(heads, [num_heads, num_kv_heads, num_kv_heads], dim=1)
+    if q_weight is not None and k_weight is not None:
+        q.copy_(rms_norm(q, q_weight, eps))
+        k.copy_(rms_norm(k, k_weight, eps))
+    rope(heads[:, : num_heads + num_kv_heads], positions, cos_sin, interleaved)
+    write_kv(k, v, kv_cache, slot_mapping)

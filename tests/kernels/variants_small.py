@@ -1,8 +1,11 @@
 """How the small kernels of a model's layers are launched, for test_compiles.py."""
 
+import triton
+
 from pagetwin.kernels.activation import TILE, act_and_mul_kernel
 from pagetwin.kernels.compiled import Resources, compile_kernel
 from pagetwin.kernels.norm import layer_norm_kernel, num_warps, rms_norm_kernel
+from pagetwin.kernels.rotary import GROUP, NUM_WARPS, qk_norm_rope_write_kernel, rope_kernel
 
 
 def rms_norm(capability: int, dtype: str, size: int, *, add: bool) -> Resources:
@@ -42,6 +45,51 @@ def act_and_mul(capability: int, dtype: str, activation: str) -> Resources:
     )
 
 
+def rope(capability: int, dtype: str, head_size: int, rotary_size: int) -> Resources:
+    pointers = {"x_ptr": f"*{dtype}", "positions_ptr": "*i64", "cos_sin_ptr": "*fp32"}
+    return compile_kernel(
+        rope_kernel,
+        pointers | {"token_stride": "i32"},
+        {
+            "NUM_HEADS": 32,
+            "GROUP": GROUP,
+            "HEAD": head_size,
+            "ROTARY": rotary_size,
+            "INTERLEAVED": rotary_size < head_size,
+        },
+        aligned=[*pointers, "token_stride"],
+        capability=capability,
+        num_warps=NUM_WARPS,
+    )
+
+
+def qk_norm_rope_write(
+    capability: int, dtype: str, num_kv_heads: int, head_size: int, *, has_norm: bool
+) -> Resources:
+    data = ["qkv_ptr", "q_weight_ptr", "k_weight_ptr", "cache_ptr"]
+    pointers = dict.fromkeys(data, f"*{dtype}") | {"cos_sin_ptr": "*fp32"}
+    pointers |= dict.fromkeys(["positions_ptr", "slots_ptr"], "*i64")
+    strides = dict.fromkeys(["qkv_stride", "block_stride", "token_stride"], "i32")
+    strides["side_stride"] = "i64"
+    return compile_kernel(
+        qk_norm_rope_write_kernel,
+        pointers | strides | {"eps": "fp32"},
+        {
+            "NUM_HEADS": 4 * num_kv_heads,
+            "NUM_KV_HEADS": num_kv_heads,
+            "GROUP": min(GROUP, triton.next_power_of_2(num_kv_heads)),
+            "HEAD": head_size,
+            "ROTARY": head_size,
+            "INTERLEAVED": False,
+            "HAS_NORM": has_norm,
+            "BLOCK_SIZE": 16,
+        },
+        aligned=[*pointers, *strides],
+        capability=capability,
+        num_warps=NUM_WARPS,
+    )
+
+
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made = {}
     for dtype, size in (("bf16", 1024), ("bf16", 4096), ("fp32", 4096), ("fp16", 576)):
@@ -50,4 +98,11 @@ def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
         made[f"layer_norm {dtype} {size}"] = layer_norm(capability, dtype, size)
     for activation in ("silu", "gelu", "gelu_tanh"):
         made[activation] = act_and_mul(capability, "bf16", activation)
+    for dtype, head_size, rotary_size in (("bf16", 128, 128), ("fp32", 128, 64)):
+        made[f"rope {dtype} {rotary_size}"] = rope(capability, dtype, head_size, rotary_size)
+    for dtype, num_kv_heads, head_size in (("bf16", 8, 128), ("bf16", 3, 64), ("fp32", 8, 256)):
+        for has_norm in (False, True):
+            name = f"qk_norm_rope_write {dtype} {num_kv_heads} {head_size} {has_norm}"
+            shape = num_kv_heads, head_size
+            made[name] = qk_norm_rope_write(capability, dtype, *shape, has_norm=has_norm)
     return {name: (resources, False) for name, resources in made.items()}

@@ -1,0 +1,272 @@
+"""Rotary positions, alone or with all else that lies between the projection and the cache (Triton).
+
+Between `qkv = x W` and attention each head of q and k may be normalised, then is turned to its
+position, and keys and values go to their slots. qk_norm_rope_write does it in one pass over qkv,
+and gives the bits of rms_norm, rope and write_kv one after the other: it computes what they do, in
+the same order. No product is fused with a sum (enable_fp_fusion), so rope has the reference's bits.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pagetwin.kernels.norm import normalised, row_scale
+
+GROUP = 8
+"""Heads of one program, at most; 8 warps of them would still share the token's cosines."""
+NUM_WARPS = 4
+
+
+@triton.jit
+def turn_heads(
+    source,
+    target,
+    num_heads,
+    cos_sin_row,
+    weight_ptr,
+    eps,
+    GROUP: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROTARY: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    COPIES: tl.constexpr,
+):
+    """Turn up to GROUP heads of one token, HEAD values each, from `source` to `target`.
+
+    COPIES: they are different places, so what does not turn must be moved, too.
+    """
+    HALF: tl.constexpr = ROTARY // 2
+    STEP: tl.constexpr = 2 if INTERLEAVED else 1
+    PARTNER: tl.constexpr = 1 if INTERLEAVED else HALF
+    REST: tl.constexpr = HEAD - ROTARY
+    head = tl.arange(0, GROUP)
+    is_head = head < num_heads
+    start = head[:, None] * HEAD
+    pair = tl.arange(0, triton.next_power_of_2(HALF))[None, :]
+    inside = is_head[:, None] & (pair < HALF)
+    first = pair * STEP
+    second = first + PARTNER
+    x1 = tl.load(source + start + first, mask=inside, other=0.0)
+    x2 = tl.load(source + start + second, mask=inside, other=0.0)
+    cos = tl.load(cos_sin_row + pair, mask=pair < HALF)
+    sin = tl.load(cos_sin_row + HALF + pair, mask=pair < HALF)
+    if HAS_NORM:
+        scale = row_scale(source + head * HEAD, is_head, eps, HEAD)[:, None]
+        x1 = normalised(x1, scale, tl.load(weight_ptr + first, mask=pair < HALF))
+        x2 = normalised(x2, scale, tl.load(weight_ptr + second, mask=pair < HALF))
+    a, b = x1.to(tl.float32), x2.to(tl.float32)
+    if not COPIES:
+        # In place: no warp may write what another still has to read.
+        tl.debug_barrier()
+    tl.store(target + start + first, (a * cos - b * sin).to(x1.dtype), mask=inside)
+    tl.store(target + start + second, (b * cos + a * sin).to(x1.dtype), mask=inside)
+    if REST > 0 and (HAS_NORM or COPIES):
+        other = ROTARY + tl.arange(0, triton.next_power_of_2(REST))[None, :]
+        in_rest = is_head[:, None] & (other < HEAD)
+        x3 = tl.load(source + start + other, mask=in_rest, other=0.0)
+        if HAS_NORM:
+            x3 = normalised(x3, scale, tl.load(weight_ptr + other, mask=other < HEAD))
+        tl.store(target + start + other, x3, mask=in_rest)
+
+
+@triton.jit
+def rope_kernel(
+    x_ptr,
+    positions_ptr,
+    cos_sin_ptr,
+    token_stride,
+    NUM_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROTARY: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+):
+    """One program per token and GROUP heads."""
+    token = tl.program_id(0).to(tl.int64)
+    first = tl.program_id(1) * GROUP
+    heads = x_ptr + token * token_stride + first * HEAD
+    turn_heads(
+        heads,
+        heads,
+        NUM_HEADS - first,
+        cos_sin_ptr + tl.load(positions_ptr + token) * ROTARY,
+        x_ptr,
+        0.0,
+        GROUP,
+        HEAD,
+        ROTARY,
+        INTERLEAVED,
+        HAS_NORM=False,
+        COPIES=False,
+    )
+
+
+@triton.jit
+def qk_norm_rope_write_kernel(
+    qkv_ptr,
+    q_weight_ptr,
+    k_weight_ptr,
+    cos_sin_ptr,
+    positions_ptr,
+    cache_ptr,
+    slots_ptr,
+    eps,
+    qkv_stride,
+    side_stride,
+    block_stride,
+    token_stride,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD: tl.constexpr,
+    ROTARY: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+):
+    """One program per token and GROUP heads, all of them queries, or keys, or values."""
+    Q_PARTS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP)
+    KV_PARTS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, GROUP)
+    token = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1)
+    row = qkv_ptr + token * qkv_stride
+    cos_sin_row = cos_sin_ptr + tl.load(positions_ptr + token) * ROTARY
+    if part < Q_PARTS:
+        first = part * GROUP
+        turn_heads(
+            row + first * HEAD,
+            row + first * HEAD,
+            NUM_HEADS - first,
+            cos_sin_row,
+            q_weight_ptr,
+            eps,
+            GROUP,
+            HEAD,
+            ROTARY,
+            INTERLEAVED,
+            HAS_NORM,
+            COPIES=False,
+        )
+        return
+    slot = tl.load(slots_ptr + token)
+    if slot < 0:
+        return
+    row += NUM_HEADS * HEAD
+    target = cache_ptr + slot // BLOCK_SIZE * block_stride + slot % BLOCK_SIZE * token_stride
+    if part < Q_PARTS + KV_PARTS:
+        first = (part - Q_PARTS) * GROUP
+        turn_heads(
+            row + first * HEAD,
+            target + first * HEAD,
+            NUM_KV_HEADS - first,
+            cos_sin_row,
+            k_weight_ptr,
+            eps,
+            GROUP,
+            HEAD,
+            ROTARY,
+            INTERLEAVED,
+            HAS_NORM,
+            COPIES=True,
+        )
+        return
+    column = tl.arange(0, triton.next_power_of_2(GROUP * HEAD))
+    column += (part - Q_PARTS - KV_PARTS) * GROUP * HEAD
+    inside = column < tl.minimum((part - Q_PARTS - KV_PARTS + 1) * GROUP, NUM_KV_HEADS) * HEAD
+    value = tl.load(row + NUM_KV_HEADS * HEAD + column, mask=inside)
+    tl.store(target + side_stride + column, value, mask=inside)
+
+
+def rope(x: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool = False) -> None:
+    """As reference_layers.rope, in place; the heads of a token lie together.
+
+    x [T, num_heads, head_size], positions int64 [T], cos_sin float32 [num_positions, rotary_size].
+    """
+    num_tokens, num_heads, head_size = x.shape
+    if x.stride()[1:] != (head_size, 1):
+        raise ValueError(
+            f"rope: x has strides {x.stride()}, but a token's heads must lie together: the last "
+            f"two must be ({head_size}, 1); pass a contiguous tensor"
+        )
+    if not num_tokens:
+        return
+    group = min(GROUP, triton.next_power_of_2(num_heads))
+    rope_kernel[(num_tokens, triton.cdiv(num_heads, group))](
+        x,
+        positions,
+        cos_sin,
+        x.stride(0),
+        NUM_HEADS=num_heads,
+        GROUP=group,
+        HEAD=head_size,
+        ROTARY=cos_sin.shape[1],
+        INTERLEAVED=interleaved,
+        num_warps=NUM_WARPS,
+        enable_fp_fusion=False,
+    )
+
+
+def qk_norm_rope_write(
+    qkv: Tensor,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    eps: float,
+    cos_sin: Tensor,
+    positions: Tensor,
+    kv_cache: Tensor,
+    slot_mapping: Tensor,
+    interleaved: bool = False,
+) -> None:
+    """As reference_layers.qk_norm_rope_write.
+
+    qkv [T, (num_heads + 2 num_kv_heads) * head_size], rows of any stride: the queries are changed
+    in place, keys and values are left as they were. q_weight, k_weight [head_size], or None for no
+    normalisation. kv_cache [2, num_blocks, block_size, num_kv_heads, head_size], the heads of a
+    token together; slot_mapping int64 [T], negative for no write.
+    """
+    num_tokens, width = qkv.shape
+    _, _, block_size, num_kv_heads, head_size = kv_cache.shape
+    if kv_cache.stride()[3:] != (head_size, 1):
+        raise ValueError(
+            f"qk_norm_rope_write: kv_cache has strides {kv_cache.stride()}, but a token's heads "
+            f"must lie together: the last two must be ({head_size}, 1)"
+        )
+    if not num_tokens:
+        return
+    num_heads = width // head_size - 2 * num_kv_heads
+    group = min(GROUP, triton.next_power_of_2(num_kv_heads))
+    num_parts = triton.cdiv(num_heads, group) + 2 * triton.cdiv(num_kv_heads, group)
+    qk_norm_rope_write_kernel[(num_tokens, num_parts)](
+        qkv,
+        q_weight,
+        k_weight,
+        cos_sin,
+        positions,
+        kv_cache,
+        slot_mapping,
+        eps,
+        qkv.stride(0),
+        kv_cache.stride(0),
+        kv_cache.stride(1),
+        kv_cache.stride(2),
+        NUM_HEADS=num_heads,
+        NUM_KV_HEADS=num_kv_heads,
+        GROUP=group,
+        HEAD=head_size,
+        ROTARY=cos_sin.shape[1],
+        INTERLEAVED=interleaved,
+        HAS_NORM=q_weight is not None,
+        BLOCK_SIZE=block_size,
+        num_warps=NUM_WARPS,
+        enable_fp_fusion=False,
+    )
+
+
+rope_op = torch.library.custom_op("pagetwin::rope", rope, mutates_args={"x"})
+rope_op.register_fake(lambda x, positions, cos_sin, interleaved=False: None)
+qk_norm_rope_write_op = torch.library.custom_op(
+    "pagetwin::qk_norm_rope_write", qk_norm_rope_write, mutates_args={"qkv", "kv_cache"}
+)
+qk_norm_rope_write_op.register_fake(lambda *args: None)
