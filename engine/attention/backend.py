@@ -66,18 +66,17 @@ class AttentionBackend(ABC):
     def forward(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
         kv_cache: Tensor,
         metadata: AttentionMetadata,
         *,
         scale: float,
         sliding_window: int = 0,
     ) -> Tensor:
-        """Write the step's keys and values, then attend; returns the shape of q.
+        """Attention of the step's queries to what is cached; returns the shape of q.
 
-        q [num_tokens, num_heads, head_size]; k, v [num_tokens, num_kv_heads, head_size];
-        kv_cache [2, num_blocks, block_size, num_kv_heads, head_size], changed in place.
-        Query head h reads KV head h // (num_heads // num_kv_heads). A token at position p sees
-        the positions in (p - sliding_window, p], or all up to p if sliding_window is 0.
+        q [num_tokens, num_heads, head_size], the heads of a token together, rows of any stride;
+        kv_cache [2, num_blocks, block_size, num_kv_heads, head_size], with the step's own keys
+        and values in their slots. Query head h reads KV head h // (num_heads // num_kv_heads). A
+        token at position p sees the positions in (p - sliding_window, p], or all up to p if
+        sliding_window is 0.
         """

@@ -151,7 +151,8 @@ class TilePlanner:
             yield ChunkTile(first_row, end_row, slots, bias)
 
     def _slots(self, sequence: Tensor, positions: Tensor) -> Tensor:
-        blocks = self._metadata.block_tables[sequence, positions // self._block_size].long()
+        rows = self._metadata.table_rows[sequence]
+        blocks = self._metadata.block_tables[rows, positions // self._block_size].long()
         return (blocks * self._block_size + positions % self._block_size).flatten()
 
     def _bias(self, visible: Tensor) -> Tensor:

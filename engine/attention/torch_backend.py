@@ -21,7 +21,6 @@ from torch.nn import functional
 from pagetwin.engine.attention.backend import AttentionBackend, AttentionSpec
 from pagetwin.engine.attention.metadata import AttentionMetadata
 from pagetwin.engine.attention.tiles import TILE, Chunk, DecodeTiles, StepTiles, TilePlanner
-from pagetwin.kernels.reference import write_kv
 
 _MAX_BATCH_TILES = 32
 """Tiles of a decode batch that are gathered and computed at once."""
@@ -97,15 +96,12 @@ class TorchBackend(AttentionBackend):
     def forward(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
         kv_cache: Tensor,
         metadata: AttentionMetadata,
         *,
         scale: float,
         sliding_window: int = 0,
     ) -> Tensor:
-        write_kv(k, v, kv_cache, metadata.slot_mapping)
         inputs = self._inputs(q, kv_cache, scale)
         tiles = self._tiles(metadata, kv_cache.shape[2], sliding_window)
         out = q.new_zeros(inputs.q.shape)

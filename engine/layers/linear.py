@@ -2,10 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pagetwin.engine.layers.activation import silu_and_multiply
+from pagetwin.kernels import linear
+from pagetwin.kernels.dispatch import uses_triton
+
+if TYPE_CHECKING:
+    from pagetwin.engine.layers.norm import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,10 @@ class Linear(nn.Module):
 
     `parts` maps the name of each projection in the checkpoint to its number of outputs; the
     outputs lie side by side in that order. A plain projection is one part.
+
+    A product comes with what stands around it in a layer, so that a GPU does both at once where
+    the rows are few. Sums are float32 and rounded once; on a GPU, a row's bits do not depend on
+    the rows beside it.
     """
 
     def __init__(
@@ -48,7 +60,27 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[num_tokens, num_inputs] to [num_tokens, sum of the parts]."""
+        if uses_triton(x):
+            return linear.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
+
+    def of_norm(self, x: Tensor, norm: "RMSNorm") -> Tensor:
+        """The product with norm(x)."""
+        if uses_triton(x):
+            return linear.norm_linear(x, norm.weight, norm.eps, self.weight, self.bias)
+        return self.forward(norm(x))
+
+    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """residual + the product with x; `residual` is the caller's no more."""
+        if uses_triton(x):
+            return linear.linear_add(x, self.weight, residual, self.bias)
+        return residual + self.forward(x)
+
+    def gated_of_norm(self, x: Tensor, norm: "RMSNorm") -> Tensor:
+        """Of the product with norm(x), silu of the first half of the outputs times the second."""
+        if uses_triton(x) and self.bias is None:
+            return linear.norm_gated_linear(x, norm.weight, norm.eps, self.weight)
+        return silu_and_multiply(self.of_norm(x, norm))
 
     def slots(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         """Checkpoint names under `prefix`, each with the view of a parameter that it fills."""

@@ -131,8 +131,9 @@ def _yarn_attention_factor(rope: RopeConfig) -> float:
 class RotaryEmbedding(nn.Module):
     """Cosine and sine of every position, float32 [max_model_len, rotary_size], made on the host.
 
-    Looked up, not computed at each step: vectorised cosines may differ in the last bit with the
-    place of a value in its tensor, and a token's key must not depend on its neighbours.
+    `cos_sin` has each position's cosines, then its sines. It is looked up, not computed at each
+    step: vectorised cosines may differ in the last bit with the place of a value in its tensor,
+    and a token's key must not depend on its neighbours.
     """
 
     def __init__(self, rope: RopeConfig, device: torch.device) -> None:
@@ -142,21 +143,3 @@ class RotaryEmbedding(nn.Module):
         table = torch.cat((angles.cos() * factor, angles.sin() * factor), dim=-1)
         self.register_buffer("cos_sin", table.to(device), persistent=False)
         self.cos_sin: Tensor
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """For positions [T]: cosines and signed sines [T, 1, rotary_size] for `rotate`."""
-        cos, sin = self.cos_sin.index_select(0, positions)[:, None].chunk(2, dim=-1)
-        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first rotary_size channels of x [T, num_heads, head_size], in float32.
-
-    Channel i is paired with i + rotary_size / 2, as in Hugging Face checkpoints.
-    """
-    rotary_size = cos.shape[-1]
-    turning = x[..., :rotary_size]
-    turned = turning * cos + turning.roll(rotary_size // 2, dims=-1) * sin
-    if rotary_size == x.shape[-1]:
-        return turned.to(x.dtype)
-    return torch.cat((turned.to(x.dtype), x[..., rotary_size:]), dim=-1)

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pagetwin.engine.attention.metadata import ForwardContext
-from pagetwin.engine.layers.activation import silu_and_multiply
 from pagetwin.engine.layers.attention import Attention
+from pagetwin.engine.layers.embedding import embed
 from pagetwin.engine.layers.linear import Linear, NewParameter
 from pagetwin.engine.layers.norm import RMSNorm
-from pagetwin.engine.layers.rotary import RotaryEmbedding, rotate
+from pagetwin.engine.layers.rotary import RotaryEmbedding
 from pagetwin.engine.models.llama_config import LlamaConfig, read_llama_config
+from pagetwin.kernels.dispatch import uses_triton
+from pagetwin.kernels.linear import linear
 
 Slots = Iterator[tuple[str, Tensor]]
 
@@ -30,9 +32,9 @@ class LlamaMLP(nn.Module):
         self.gate_up_proj = Linear(hidden, gate_up, new, bias=config.mlp_bias)
         self.down_proj = Linear(inner, {"down_proj": hidden}, new, bias=config.mlp_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(silu_and_multiply(self.gate_up_proj(x)))
-        return y
+    def forward(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """x and what the MLP adds to it, [num_tokens, hidden_size]."""
+        return self.down_proj.added_to(x, self.gate_up_proj.gated_of_norm(x, norm))
 
     def slots(self, prefix: str) -> Slots:
         yield from self.gate_up_proj.slots(prefix)
@@ -42,31 +44,43 @@ class LlamaMLP(nn.Module):
 class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig, layer_index: int, new: NewParameter) -> None:
         super().__init__()
-        self.head_size = config.head_size
-        self.q_size = config.num_attention_heads * config.head_size
-        self.kv_size = config.num_kv_heads * config.head_size
-        qkv = {"q_proj": self.q_size, "k_proj": self.kv_size, "v_proj": self.kv_size}
+        head_size = config.head_size
+        q_size = config.num_attention_heads * head_size
+        kv_size = config.num_kv_heads * head_size
+        qkv = {"q_proj": q_size, "k_proj": kv_size, "v_proj": kv_size}
         output = {"o_proj": config.hidden_size}
         self.qkv_proj = Linear(config.hidden_size, qkv, new, bias=config.qkv_bias)
-        self.o_proj = Linear(self.q_size, output, new, bias=config.output_bias)
+        self.o_proj = Linear(q_size, output, new, bias=config.output_bias)
         self.q_norm = self.k_norm = None
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_size, config.rms_norm_eps, new)
-            self.k_norm = RMSNorm(config.head_size, config.rms_norm_eps, new)
+            self.q_norm = RMSNorm(head_size, config.rms_norm_eps, new)
+            self.k_norm = RMSNorm(head_size, config.rms_norm_eps, new)
         self.attention = Attention(
             layer_index,
-            scale=config.head_size**-0.5,
+            config.num_attention_heads,
+            head_size,
+            scale=head_size**-0.5,
             sliding_window=config.sliding_windows[layer_index],
+            q_norm=self.q_norm,
+            k_norm=self.k_norm,
         )
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, context: ForwardContext) -> Tensor:
-        qkv = self.qkv_proj(x).split((self.q_size, self.kv_size, self.kv_size), dim=-1)
-        q, k, v = (part.unflatten(-1, (-1, self.head_size)) for part in qkv)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y: Tensor = self.o_proj(self.attention(q, k, v, context).flatten(-2))
-        return y
+    def forward(
+        self,
+        x: Tensor,
+        norm: RMSNorm,
+        place: tuple[Tensor, Tensor],
+        context: ForwardContext,
+        rows: Tensor | None,
+    ) -> Tensor:
+        """x and what attention adds to it, [num_tokens, hidden_size], or only those rows of it.
+
+        `place` is the rotary table and the tokens' positions.
+        """
+        attended = self.attention(self.qkv_proj.of_norm(x, norm), *place, context)
+        if rows is not None:
+            x, attended = x[rows], attended[rows]
+        return self.o_proj.added_to(x, attended)
 
     def slots(self, prefix: str) -> Slots:
         yield from self.qkv_proj.slots(prefix)
@@ -87,15 +101,13 @@ class LlamaLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        residual: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        place: tuple[Tensor, Tensor],
         context: ForwardContext,
-    ) -> tuple[Tensor, Tensor]:
-        """The layer's output, not yet added to the residual, which comes second."""
-        x, residual = self.input_norm.add(x, residual)
-        x = self.self_attn(x, *rotation, context)
-        x, residual = self.post_attention_norm.add(x, residual)
-        return self.mlp(x), residual
+        rows: Tensor | None,
+    ) -> Tensor:
+        x = self.self_attn(x, self.input_norm, place, context, rows)
+        y: Tensor = self.mlp(x, self.post_attention_norm)
+        return y
 
     def slots(self, prefix: str) -> Slots:
         yield f"{prefix}.input_layernorm.weight", self.input_norm.weight
@@ -130,23 +142,35 @@ class Llama(nn.Module):
         return cls(read_llama_config(config, architecture), dtype=dtype, device=device)
 
     def forward(self, input_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
-        """int64 [num_tokens] twice, to normalised hidden states [num_tokens, hidden_size]."""
-        rotation = self.rotary(positions)
-        x = F.embedding(input_ids, self.embed_tokens)
-        residual = torch.zeros_like(x)
-        for layer in self.layers:
-            x, residual = layer(x, residual, rotation, context)
-        return self.norm.add(x, residual)[0]
+        """int64 [num_tokens] twice, to normalised hidden states of the wanted rows.
 
-    def compute_logits(self, hidden: Tensor) -> Tensor:
+        The last layer needs every token's keys and values, but nothing else of rows that nobody
+        asks for.
+        """
+        place = self.rotary.cos_sin, positions
+        x = embed(input_ids, positions, self.embed_tokens, context)
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            x = layer(x, place, context, context.sampled_rows if index == last else None)
+        y: Tensor = self.norm(x)
+        return y
+
+    def compute_logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """Hidden states [num_rows, hidden_size] to float32 logits [num_rows, vocab_size].
 
         Half precision is left before the product is rounded: rounded logits tie.
         """
+        if uses_triton(hidden):
+            if out is None:
+                shape = len(hidden), len(self.lm_head)
+                out = torch.empty(shape, dtype=torch.float32, device=hidden.device)
+            return linear(hidden, self.lm_head, out=out)
+        logits = self._logits_on_cpu(hidden)
+        return logits if out is None else out.copy_(logits)
+
+    def _logits_on_cpu(self, hidden: Tensor) -> Tensor:
         if hidden.dtype == torch.float32:
             return F.linear(hidden, self.lm_head)
-        if hidden.is_cuda:
-            return torch.mm(hidden, self.lm_head.T, out_dtype=torch.float32)
         x = hidden.float()
         # Widened piece by piece, each still in the processor's cache when it is multiplied.
         return torch.cat(

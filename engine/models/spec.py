@@ -45,7 +45,14 @@ class Model(Protocol):
         """Names that a checkpoint may use for a slot too, each with the slot's own name."""
 
     def forward(self, input_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
-        """int64 [num_tokens] twice, to hidden states [num_tokens, hidden_size]."""
+        """int64 [num_tokens] twice, to hidden states [num_rows, hidden_size].
 
-    def compute_logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [num_rows, hidden_size] to float32 logits [num_rows, vocab_size]."""
+        The rows are context.sampled_rows, or all tokens if that is None. On a GPU, a token id may
+        be -1: it stands in context.token_table (see engine/layers/embedding.py).
+        """
+
+    def compute_logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states [num_rows, hidden_size] to float32 logits [num_rows, vocab_size].
+
+        `out` takes the logits where it is given, and is returned.
+        """

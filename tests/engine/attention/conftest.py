@@ -9,6 +9,7 @@ from torch import Tensor
 from pagetwin.engine.attention.backend import AttentionBackend, AttentionSpec
 from pagetwin.engine.attention.metadata import AttentionMetadata
 from pagetwin.engine.attention.torch_backend import TorchBackend
+from pagetwin.kernels.reference import write_kv
 from pagetwin.kernels.trial import PagedBatch, Span, make_batch
 
 
@@ -32,17 +33,13 @@ def _forward(
         query_start_loc=batch.query_start_loc,
         seq_lens=batch.seq_lens,
         block_tables=batch.block_tables,
+        table_rows=torch.arange(len(batch.seq_lens), dtype=torch.int32),
         max_query_len=batch.max_query_len,
         max_seq_len=batch.max_seq_len,
     )
+    write_kv(batch.k, batch.v, batch.kv_cache, batch.slot_mapping)
     return backend.forward(
-        batch.q,
-        batch.k,
-        batch.v,
-        batch.kv_cache,
-        metadata,
-        scale=scale,
-        sliding_window=sliding_window,
+        batch.q, batch.kv_cache, metadata, scale=scale, sliding_window=sliding_window
     )
 
 

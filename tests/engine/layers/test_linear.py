@@ -1,5 +1,6 @@
 """Merged projections hold each checkpoint matrix in its own rows, whatever their sizes."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from pagetwin.engine.layers.activation import silu_and_multiply
 from pagetwin.engine.layers.linear import Linear, NewParameter
+from pagetwin.engine.layers.norm import RMSNorm
 
 NEW = NewParameter(torch.float32, torch.device("cpu"))
 
@@ -39,3 +41,22 @@ def test_the_gate_is_the_first_half() -> None:
     joined = torch.cat((gate, up), dim=-1)
     assert torch.equal(silu_and_multiply(joined), F.silu(gate) * up)
     assert not torch.equal(silu_and_multiply(joined), F.silu(up) * gate)
+
+
+def filled(num_inputs: int, num_outputs: int, *, bias: bool = False) -> Linear:
+    generator = torch.Generator().manual_seed(num_inputs)
+    layer = Linear(num_inputs, {"p": num_outputs}, NEW, bias=bias)
+    for slot in dict(layer.slots("x")).values():
+        slot.copy_(torch.randn(slot.shape, generator=generator))
+    return layer
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_with_what_stands_around_it_is_the_steps_one_by_one(bias: bool) -> None:
+    layer, norm = filled(6, 8, bias=bias), RMSNorm(6, 1e-5, NEW)
+    norm.weight.copy_(torch.arange(6) - 2.5)
+    x, residual = torch.randn(3, 6), torch.randn(3, 8)
+    torch.testing.assert_close(layer.of_norm(x, norm), layer(norm(x)))
+    gate, up = layer(norm(x)).chunk(2, dim=-1)
+    torch.testing.assert_close(layer.gated_of_norm(x, norm), F.silu(gate) * up)
+    torch.testing.assert_close(layer.added_to(residual.clone(), x), residual + layer(x))

@@ -117,22 +117,20 @@ class NaiveBackend(AttentionBackend):
     def forward(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
         kv_cache: Tensor,
         metadata: AttentionMetadata,
         *,
         scale: float,
         sliding_window: int = 0,
     ) -> Tensor:
-        kv_cache.view(2, -1, *k.shape[1:])[:, metadata.slot_mapping] = torch.stack((k, v))
         outputs = []
         sizes = metadata.query_start_loc.diff().tolist()
         for i, queries in enumerate(torch.split(q, sizes)):
             length = int(metadata.seq_lens[i])
-            blocks = metadata.block_tables[i, : -(-length // BLOCK_SIZE)].long()
+            table = metadata.block_tables[metadata.table_rows[i]]
+            blocks = table[: -(-length // BLOCK_SIZE)].long()
             cached = kv_cache[:, blocks].flatten(1, 2)[:, :length]
-            keys, values = cached.repeat_interleave(q.shape[1] // k.shape[1], dim=2)
+            keys, values = cached.repeat_interleave(q.shape[1] // kv_cache.shape[3], dim=2)
             position = torch.arange(length - len(queries), length)[:, None]
             distance = position - torch.arange(length)
             hidden = (distance < 0) | (distance >= (sliding_window or length))
@@ -175,7 +173,8 @@ def run_paged(loaded: LoadedModel, prompts: Sequence[Sequence[int]], chunk: int)
             slot_mapping=torch.cat(slots).long(),
             query_start_loc=sizes.cumsum(0).int(),
             seq_lens=(sizes[1:] + start).int(),
-            block_tables=tables[rows].contiguous(),
+            block_tables=tables,
+            table_rows=torch.tensor(rows, dtype=torch.int32),
             max_query_len=int(sizes.max()),
             max_seq_len=start + int(sizes.max()),
         )
