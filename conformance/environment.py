@@ -6,6 +6,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,6 +19,30 @@ class Commit(msgspec.Struct, frozen=True):
 
     id: str
     dirty: bool
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What every committed result says of itself; `provenance` fills it in."""
+
+    version: str
+    """Of this package."""
+    commit: Commit | None
+    sources_sha256: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+
+
+def provenance() -> dict[str, Any]:
+    """The fields of Measured, here and now."""
+    import torch
+
+    return {
+        "version": versions()["pagetwin"],
+        "commit": commit(),
+        "sources_sha256": sources_sha256(),
+        "machine": machine(torch.get_num_threads()) | gpu(),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

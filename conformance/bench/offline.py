@@ -23,7 +23,7 @@ from pagetwin.conformance.bench.workloads import (
     shrunk,
     single,
 )
-from pagetwin.conformance.environment import commit, gpu, machine, sources_sha256, versions
+from pagetwin.conformance.environment import gpu, provenance
 from pagetwin.engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,8 +92,6 @@ def measure(
     """
     progress.begin(f"{model_name(model)}: start", None)
     started_s = time.perf_counter()
-    import torch
-
     from pagetwin.engine.trace import HistoryWriter
 
     history = HistoryWriter(record) if record is not None else None
@@ -108,12 +106,8 @@ def measure(
     config["model"]["model"] = model_name(model)
     run = ModelRun(config=config, startup_s=started.startup_s, sizes=model_sizes(started.loaded))
     return OfflineReport(
-        version=versions()["pagetwin"],
-        commit=commit(),
-        sources_sha256=sources_sha256(),
+        **provenance(),
         device=device,
-        machine=machine(torch.get_num_threads()) | gpu(),
-        versions=versions(),
         seed=config["model"]["seed"],
         recorded=history is not None,
         models={model_name(model): run},

@@ -7,7 +7,7 @@ import msgspec
 
 from pagetwin.conformance.bench.work import ModelSizes, Work
 from pagetwin.conformance.bench.workloads import Workload, digest
-from pagetwin.conformance.environment import Commit
+from pagetwin.conformance.environment import Measured
 
 SCHEMA = "pagetwin.bench.offline/1"
 
@@ -97,16 +97,11 @@ class ModelRun(msgspec.Struct, frozen=True, kw_only=True):
     sizes: ModelSizes
 
 
-class OfflineReport(msgspec.Struct, frozen=True, kw_only=True):
+class OfflineReport(Measured, frozen=True, kw_only=True):
     """One invocation: one machine, one commit."""
 
     schema: str = SCHEMA
-    version: str
-    commit: Commit | None
-    sources_sha256: str
     device: str
-    machine: dict[str, str]
-    versions: dict[str, str]
     seed: int
     recorded: bool = False
     """Whether a history was written meanwhile, which costs time on the host."""

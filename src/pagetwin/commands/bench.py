@@ -1,5 +1,6 @@
 """`pagetwin bench`: how fast whole engines and kernels are, as tables and as JSON."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,50 @@ def offline(
         print(document.decode(), end="")
     else:
         _print_offline(combined(reports))
+
+
+@bench.command()
+def kernels(
+    *,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A kernel; may be given several times. Default: all."),
+    ] = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the kernels on fixed shapes, on a GPU.
+
+    Exits with 1 if a kernel did not run.
+    """
+    from pagetwin.commands.progress import terminal_progress
+    from pagetwin.conformance.bench.timing import require_gpu
+
+    require_gpu()
+    import torch
+
+    from pagetwin.conformance.bench.kernels import all_cases, chosen, measure_kernels
+    from pagetwin.conformance.bench.shapes import Shapes
+    from pagetwin.conformance.bench.timing import Timers, time_alone, time_in_graph
+    from pagetwin.reports.kernel_table import ceilings_line, failures, kernel_table
+    from pagetwin.reports.peers import peers_of
+
+    cases = chosen(all_cases(Shapes()), only or [])
+    timers = Timers(in_graph=time_in_graph, alone=time_alone)
+    with _written(out) as result, terminal_progress() as progress:
+        report = measure_kernels(cases, timers, torch.device("cuda"), progress)
+        document = _as_document(report)
+        if result is not None:
+            result.write_bytes(document)
+    if as_json:
+        print(document.decode(), end="")
+    else:
+        print(f"{report.device}; {ceilings_line(report.ceilings)}\n")
+        print(kernel_table(report, peers_of(report.device)).text())
+    problems = failures(report)
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _measure(options: "OfflineOptions", model: str, record: Path | None) -> "OfflineReport":
