@@ -39,7 +39,8 @@ class _Memory:
 
     def check(self, addresses: Any, mask: Any, itemsize: int) -> None:
         touched = np.broadcast_to(addresses, np.broadcast_shapes(addresses.shape, mask.shape))
-        touched = touched[np.broadcast_to(mask, touched.shape)]
+        # A mask may be of integers, and indexing with those would mean something else.
+        touched = touched[np.broadcast_to(mask, touched.shape).astype(bool)]
         inside = np.zeros(touched.shape, dtype=bool)
         for start, end in self.ranges:
             inside |= (touched >= start) & (touched + np.uint64(itemsize) <= end)

@@ -94,3 +94,23 @@ def qk_norm_rope_write(
         k.copy_(rms_norm(k, k_weight, eps))
     rope(heads[:, : num_heads + num_kv_heads], positions, cos_sin, interleaved)
     write_kv(k, v, kv_cache, slot_mapping)
+
+
+def embed_tokens(
+    token_ids: Tensor,
+    table: Tensor,
+    token_table: Tensor | None = None,
+    token_rows: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Rows of `table` [vocab_size, H] for token_ids [T].
+
+    A negative id stands for the one that token_table [num_rows, max_model_len] has at the token's
+    row and position. Where there is none either, and where an id is not in the table, the row is 0.
+    """
+    if token_table is not None and token_rows is not None and positions is not None:
+        unknown = token_ids < 0
+        found = token_table[token_rows * unknown, positions * unknown]
+        token_ids = torch.where(unknown, found, token_ids)
+    is_token = (token_ids >= 0) & (token_ids < len(table))
+    return F.embedding(token_ids * is_token, table) * is_token[:, None]

@@ -4,6 +4,8 @@ import triton
 
 from pagetwin.kernels.activation import TILE, act_and_mul_kernel
 from pagetwin.kernels.compiled import Resources, compile_kernel
+from pagetwin.kernels.embedding import TILE as EMBEDDING_TILE
+from pagetwin.kernels.embedding import embed_tokens_kernel
 from pagetwin.kernels.norm import layer_norm_kernel, num_warps, rms_norm_kernel
 from pagetwin.kernels.rotary import GROUP, NUM_WARPS, qk_norm_rope_write_kernel, rope_kernel
 
@@ -90,6 +92,20 @@ def qk_norm_rope_write(
     )
 
 
+def embed_tokens(capability: int, dtype: str, size: int) -> Resources:
+    pointers = dict.fromkeys(["table_ptr", "out_ptr"], f"*{dtype}")
+    pointers |= dict.fromkeys(["token_ids_ptr", "positions_ptr"], "*i64")
+    pointers |= dict.fromkeys(["token_table_ptr", "token_rows_ptr"], "*i32")
+    strides = dict.fromkeys(["table_stride", "token_table_stride"], "i32")
+    return compile_kernel(
+        embed_tokens_kernel,
+        pointers | strides | {"vocab_size": "i32"},
+        {"SIZE": size, "HAS_TOKEN_TABLE": True, "TILE": EMBEDDING_TILE},
+        aligned=[*pointers, *strides],
+        capability=capability,
+    )
+
+
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made = {}
     for dtype, size in (("bf16", 1024), ("bf16", 4096), ("fp32", 4096), ("fp16", 576)):
@@ -105,4 +121,5 @@ def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
             name = f"qk_norm_rope_write {dtype} {num_kv_heads} {head_size} {has_norm}"
             shape = num_kv_heads, head_size
             made[name] = qk_norm_rope_write(capability, dtype, *shape, has_norm=has_norm)
+    made["embed_tokens"] = embed_tokens(capability, "bf16", 4096)
     return {name: (resources, False) for name, resources in made.items()}
