@@ -114,6 +114,12 @@ class Planner:
         """Whether the free blocks suffice for all running sequences at once (P5.3b)."""
         state = self._state
         budget = state.config.max_num_batched_tokens
+        # A sequence misses at most the blocks of its new slots, one that it begins with them, and
+        # a copy. Mostly so many are free, and nobody needs to be asked.
+        block_size, num_running = state.cache.block_size, len(state.running)
+        num_slots = budget + num_running * self._lookahead
+        if num_slots // block_size + 2 * num_running <= state.blocks.num_free_blocks:
+            return True
         missing = 0
         for seq in state.running:
             num_tokens = self._share(seq, budget) if budget > 0 else 0
