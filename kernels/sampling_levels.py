@@ -1,0 +1,151 @@
+"""Which tokens of a row min_p, top_k and top_p keep, without sorting them.
+
+Tokens stand in the order of engine/token_order.py: the larger logit first, of equal ones the lower
+id. What is kept are the first tokens, up to some token. Those that reach a level lie in the groups
+of GROUP tokens whose largest logit does, the hot groups; only these are read.
+
+min_p gives a level outright. top_k's is bisected: the k-th largest of the groups' maxima bounds it
+from below. top_p needs none: the best noisy token of all is the best of the nucleus if it lies in
+it, and it does where the mass of the tokens before it is below p; if not, the nucleus lies before
+that token, and so does the next to be tried. (Sampling by rejection, as FlashInfer does it; as our
+noise is a function of the token, the outcome is the one of the plain definition.)
+"""
+
+import triton
+import triton.language as tl
+
+from pagetwin.kernels.sampling_noise import (
+    NO_TOKEN,
+    largest_score,
+    noise_words,
+    rough_gumbel,
+    scaled,
+)
+
+GROUP = tl.constexpr(64)
+TILE = tl.constexpr(4096)
+"""Tokens of hot groups that are looked at at once."""
+
+
+@triton.jit
+def order_key(x):
+    """An int32 that grows as the float32 x does; its own inverse, but for the types."""
+    bits = (x + 0.0).to(tl.int32, bitcast=True)  # + 0.0 makes -0.0 equal to 0.0
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def key_value(key):
+    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def raised(x):
+    """The lowest float32 that is not below the float64 x."""
+    near = x.to(tl.float32)
+    return tl.where(near.to(tl.float64) < x, key_value(order_key(near) + 1), near)
+
+
+@triton.jit
+def mass(x, peak):
+    """Sum of exp(x - peak) of the float32 x, in float64, as the softmax of engine/logits.py."""
+    return tl.sum(tl.exp(x.to(tl.float64) - peak.to(tl.float64)), 0)
+
+
+@triton.jit
+def list_hot(tops, level, hot_ptr):
+    """Writes the groups that reach the level, ascending; returns how many they are."""
+    hot = (tops >= level) & (tops > float("-inf"))
+    place = tl.cumsum(hot.to(tl.int32), 0) - 1
+    tl.debug_barrier()  # others may still read the last list
+    tl.store(hot_ptr + place, tl.arange(0, tops.shape[0]), mask=hot)
+    tl.debug_barrier()
+    return tl.sum(hot.to(tl.int32), 0)
+
+
+@triton.jit
+def load_hot(row, start, num_hot, VOCAB: tl.constexpr):
+    """Token ids and scaled logits, [TILE], of the hot groups from `start` on; the rest is -inf.
+
+    `row` is its logits, its list of hot groups, and its temperature.
+    """
+    logits_ptr, hot_ptr, temperature = row
+    lane = tl.arange(0, TILE)
+    slot = start + lane // GROUP
+    group = tl.load(hot_ptr + slot, mask=slot < num_hot, other=0)
+    token = group * GROUP + lane % GROUP
+    is_token = (slot < num_hot) & (token < VOCAB)
+    logit = tl.load(logits_ptr + token, mask=is_token, other=float("-inf"))
+    return token, scaled(logit, temperature)
+
+
+@triton.jit
+def is_before(x, token, limit_x, limit_token):
+    return (x > limit_x) | ((x == limit_x) & (token < limit_token))
+
+
+@triton.jit
+def count_hot(row, num_hot, level, VOCAB: tl.constexpr):
+    """How many tokens reach the level, which lists the hot groups or is above the one that did."""
+    count = 0
+    for start in range(0, num_hot, TILE // GROUP):
+        _, x = load_hot(row, start, num_hot, VOCAB)
+        count += tl.sum((x >= level).to(tl.int32), 0)
+    return count
+
+
+@triton.jit
+def mass_before(row, num_hot, limit_x, limit_token, peak, VOCAB: tl.constexpr):
+    """The mass, float64, of the tokens before the limit, which has listed the hot groups."""
+    total = tl.full([], 0.0, tl.float64)
+    for start in range(0, num_hot, TILE // GROUP):
+        token, x = load_hot(row, start, num_hot, VOCAB)
+        before = is_before(x, token, limit_x, limit_token)
+        total += mass(tl.where(before, x, float("-inf")), peak)
+    return total
+
+
+@triton.jit
+def draw_before(row, num_hot, limit_x, limit_token, draw, VOCAB: tl.constexpr):
+    """The token of the largest noisy logit among those before the limit; there must be one."""
+    logits_ptr, hot_ptr, temperature = row
+    best_score = tl.full([], float("-inf"), tl.float64)
+    best_token = tl.full([], NO_TOKEN, tl.int32)
+    quarter = tl.arange(0, TILE // 4)
+    for start in range(0, num_hot, TILE // GROUP):
+        token, x = load_hot(row, start, num_hot, VOCAB)
+        slot = start + quarter // (GROUP // 4)
+        group = tl.load(hot_ptr + slot, mask=slot < num_hot, other=0)
+        block = group * (GROUP // 4) + quarter % (GROUP // 4)
+        before = is_before(x, token, limit_x, limit_token)
+        rough = tl.where(before, x + rough_gumbel(noise_words(block, draw)), float("-inf"))
+        best_score, best_token = largest_score(
+            rough, token, best_score, best_token, logits_ptr, temperature, draw
+        )
+    return best_token
+
+
+@triton.jit
+def kth_level(tops, row, num_hot, level, peak, k, OF_GROUPS: tl.constexpr, VOCAB: tl.constexpr):
+    """A level that only the k largest reach, with those tied with the last; at least `level`.
+
+    Of the groups' maxima, or of the logits in the groups that `level` made hot. Bisects the floats
+    from `level` to `peak`, and stops where exactly k reach the level.
+    """
+    low = order_key(level).to(tl.int64)
+    high = order_key(peak).to(tl.int64) + 1
+    count = k + 1
+    middle = low
+    while (count > k) & (high - low > 1):
+        value = key_value(middle.to(tl.int32))
+        if OF_GROUPS:
+            reaching = tl.sum((tops >= value).to(tl.int32), 0)
+        else:
+            reaching = count_hot(row, num_hot, value, VOCAB)
+        if reaching >= k:
+            low = middle
+            count = reaching
+        else:
+            high = middle
+        middle = (low + high) // 2
+    return key_value(low.to(tl.int32))

@@ -1,0 +1,191 @@
+"""The kernels that draw a token from each row, truncated as the row's words ask (Triton).
+
+A row is read little more than once. `summarise_kernel` reads it in chunks, and leaves of each the
+best noisy logit, the largest logit and the softmax's mass, and the largest logit of each group of
+tokens. `choose_kernel` merges these, and reads some groups again where the row is truncated.
+"""
+
+import triton
+import triton.language as tl
+
+from pagetwin.kernels.sampling_greedy import CHUNK, is_sound, load_logits, store_token
+from pagetwin.kernels.sampling_levels import (
+    GROUP,
+    draw_before,
+    kth_level,
+    list_hot,
+    mass,
+    mass_before,
+    raised,
+)
+from pagetwin.kernels.sampling_noise import (
+    NO_TOKEN,
+    largest_score,
+    load_draw,
+    noise_words,
+    rough_gumbel,
+    scaled,
+)
+from pagetwin.kernels.sampling_words import (
+    HISTORY_ROW,
+    LOG_MIN_P,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    load_float32,
+    load_float64,
+    load_int,
+)
+
+GROUPS = tl.constexpr(CHUNK.value // GROUP.value)
+"""Groups of a chunk."""
+
+
+@triton.jit
+def load_limits(words_ptr, words_stride):
+    """top_k, the logarithm of min_p, top_p, and whether any of them is on."""
+    top_k = load_int(words_ptr, words_stride, TOP_K)
+    log_min_p = load_float64(words_ptr, words_stride, LOG_MIN_P)
+    top_p = load_float64(words_ptr, words_stride, TOP_P)
+    return top_k, log_min_p, top_p, (top_k > 0) | (log_min_p > float("-inf")) | (top_p < 1.0)
+
+
+@triton.jit
+def summarise_kernel(
+    logits_ptr,
+    words_ptr,
+    peaks_ptr,
+    scores_ptr,
+    masses_ptr,
+    tokens_ptr,
+    tops_ptr,
+    logits_stride,
+    words_stride,
+    VOCAB: tl.constexpr,
+):
+    """One program per chunk and row.
+
+    Leaves the chunk's largest scaled logit, and its best score and that one's token (no score
+    where there is top_k, which few tokens survive); the rest only where it will be used.
+    """
+    chunk = tl.program_id(0)
+    row = tl.program_id(1)
+    words_ptr += row
+    if load_int(words_ptr, words_stride, HISTORY_ROW) < 0:
+        return
+    part = row * tl.num_programs(0) + chunk
+    logits_ptr += row.to(tl.int64) * logits_stride
+    token = chunk * CHUNK + tl.arange(0, CHUNK)
+    logit = load_logits(logits_ptr, token, VOCAB)
+    peak = tl.max(logit, 0)
+    score = peak.to(tl.float64)
+    best = tl.full([], NO_TOKEN, tl.int32)
+    temperature = load_float32(words_ptr, words_stride, TEMPERATURE)
+    if temperature == 0.0:
+        best = tl.min(tl.where(logit == peak, token, NO_TOKEN), 0)
+    else:
+        top_k, log_min_p, top_p, truncates = load_limits(words_ptr, words_stride)
+        peak = scaled(peak, temperature)  # division rounds monotonically
+        score = tl.full([], float("-inf"), tl.float64)
+        if truncates:
+            tops = tl.max(tl.reshape(logit, [GROUPS, GROUP]), 1)
+            tl.store(tops_ptr + part * GROUPS + tl.arange(0, GROUPS), scaled(tops, temperature))
+        if is_sound(peak) & (top_k == 0):
+            if (top_p < 1.0) & (log_min_p == float("-inf")):
+                tl.store(masses_ptr + part, mass(scaled(logit, temperature), peak))
+            draw = load_draw(words_ptr, words_stride)
+            block = chunk * (CHUNK // 4) + tl.arange(0, CHUNK // 4)
+            noise = rough_gumbel(noise_words(block, draw))
+            rough = logit * tl.div_rn(1.0, temperature) + noise
+            score, best = largest_score(rough, token, score, best, logits_ptr, temperature, draw)
+    tl.store(peaks_ptr + part, peak)
+    tl.store(scores_ptr + part, score)
+    tl.store(tokens_ptr + part, best)
+
+
+@triton.jit
+def choose_kernel(
+    logits_ptr,
+    words_ptr,
+    table_ptr,
+    out_ptr,
+    failed_ptr,
+    peaks_ptr,
+    scores_ptr,
+    masses_ptr,
+    tokens_ptr,
+    tops_ptr,
+    hot_ptr,
+    logits_stride,
+    words_stride,
+    table_stride,
+    table_width,
+    VOCAB: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNKS_PADDED: tl.constexpr,
+):
+    """One program per row."""
+    row = tl.program_id(0)
+    words_ptr += row
+    if load_int(words_ptr, words_stride, HISTORY_ROW) < 0:
+        return
+    part = tl.arange(0, CHUNKS_PADDED)
+    is_part = part < CHUNKS
+    part += row * CHUNKS
+    peaks = tl.load(peaks_ptr + part, mask=is_part, other=float("-inf"))
+    scores = tl.load(scores_ptr + part, mask=is_part, other=float("-inf"))
+    tokens = tl.load(tokens_ptr + part, mask=is_part, other=NO_TOKEN)
+    peak = tl.max(peaks, 0)
+    token = tl.min(tl.where(scores == tl.max(scores, 0), tokens, NO_TOKEN), 0)
+    temperature = load_float32(words_ptr, words_stride, TEMPERATURE)
+    top_k, log_min_p, top_p, truncates = load_limits(words_ptr, words_stride)
+    if is_sound(peak) & (temperature > 0.0) & truncates:
+        logits_ptr += row.to(tl.int64) * logits_stride
+        source = (logits_ptr, hot_ptr + row * CHUNKS * GROUPS, temperature)
+        group = tl.arange(0, CHUNKS_PADDED * GROUPS)
+        is_group = group < CHUNKS * GROUPS
+        group += row * CHUNKS * GROUPS
+        tops = tl.load(tops_ptr + group, mask=is_group, other=float("-inf"))
+        total = tl.full([], 0.0, tl.float64)
+        if (top_p < 1.0) & (top_k == 0) & (log_min_p == float("-inf")):
+            masses = tl.load(masses_ptr + part, mask=is_part & is_sound(peaks), other=0.0)
+            total = tl.sum(masses * tl.exp(peaks.to(tl.float64) - peak.to(tl.float64)), 0)
+        draw = load_draw(words_ptr, words_stride)
+        limits = (top_k, log_min_p, top_p)
+        token = choose_among(source, tops, peak, token, total, limits, draw, VOCAB)
+    table = (table_ptr, table_stride, table_width)
+    store_token(
+        token, is_sound(peak), words_ptr, words_stride, table, out_ptr + row, failed_ptr + row
+    )
+
+
+@triton.jit
+def choose_among(source, tops, peak, token, total, limits, draw, VOCAB: tl.constexpr):
+    """The token drawn from those that the limits keep.
+
+    `token` is the best noisy one of the whole row, and `total` the row's mass, each where
+    summarise_kernel could tell it.
+    """
+    logits_ptr, hot_ptr, temperature = source
+    top_k, log_min_p, top_p = limits
+    level = raised(peak.to(tl.float64) + log_min_p)
+    if top_k > 0:
+        level = kth_level(tops, source, 0, level, peak, top_k, True, VOCAB)
+    num_hot = list_hot(tops, level, hot_ptr)
+    if top_k > 0:
+        level = kth_level(tops, source, num_hot, level, peak, top_k, False, VOCAB)
+    if (top_p < 1.0) & ((top_k > 0) | (log_min_p > float("-inf"))):
+        total = mass_before(source, num_hot, level, NO_TOKEN, peak, VOCAB)
+    is_kept = top_k == 0
+    if is_kept:
+        is_kept = scaled(tl.load(logits_ptr + token), temperature) >= level
+    if not is_kept:
+        token = draw_before(source, num_hot, level, NO_TOKEN, draw, VOCAB)
+    in_nucleus = top_p >= 1.0
+    while not in_nucleus:
+        x = scaled(tl.load(logits_ptr + token), temperature)
+        num_hot = list_hot(tops, x, hot_ptr)
+        in_nucleus = mass_before(source, num_hot, x, token, peak, VOCAB) < top_p * total
+        if not in_nucleus:
+            token = draw_before(source, num_hot, x, token, draw, VOCAB)
+    return token
