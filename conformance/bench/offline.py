@@ -7,14 +7,17 @@ heavy is imported before it runs.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from pagetwin.conformance.bench.offline_result import ModelRun, OfflineReport, OfflineRow
+from pagetwin.conformance.bench.probes import Stopwatch, around
 from pagetwin.conformance.bench.work import Work, least_work, model_sizes
 from pagetwin.conformance.bench.workloads import (
     VOCABULARY,
@@ -139,23 +142,35 @@ def start(
     from pagetwin.engine.llm import LLM, build, engine_from_knobs, sort_knobs
     from pagetwin.engine.models.loader import load_model
 
-    imported_s = time.perf_counter()
+    watch = Stopwatch()
+    watch.seconds["import"] = time.perf_counter() - started_s
     knobs = {"skip_tokenizer": True, **knobs}
     device = resolve_device(knobs.get("device", "auto"))
-    model_knobs = sort_knobs({"model": model, **knobs})[ModelConfig]
-    loaded = load_model(build(ModelConfig, model_knobs), device)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    loaded_s = time.perf_counter()
+    with watch.phase("load"):
+        model_knobs = sort_knobs({"model": model, **knobs})[ModelConfig]
+        loaded = load_model(build(ModelConfig, model_knobs), device)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
     knobs = {"max_model_len": min(MAX_MODEL_LEN, loaded.spec.max_model_len), **knobs}
-    engine = engine_from_knobs(model, knobs, loaded=loaded, history=history)
-    ready_s = time.perf_counter()
-    phases = {
-        "import": imported_s - started_s,
-        "load": loaded_s - imported_s,
-        "engine": ready_s - loaded_s,
-    }
-    return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=phases)
+    with watch.phase("rest"), _watched_phases(watch, device.type):
+        engine = engine_from_knobs(model, knobs, loaded=loaded, history=history)
+    inner = sum(watch.seconds.get(phase, 0.0) for phase in ("profile", "capture"))
+    watch.seconds["rest"] -= inner
+    return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=watch.seconds)
+
+
+@contextmanager
+def _watched_phases(watch: Stopwatch, device_type: str) -> Iterator[None]:
+    """Tells what a GPU's engine does while it starts: measures memory, captures graphs."""
+    if device_type != "cuda":
+        yield
+        return
+    from pagetwin.engine import factory
+    from pagetwin.engine.gpu_runner import GpuRunner
+
+    profile, capture = partial(watch.phase, "profile"), partial(watch.phase, "capture")
+    with around(factory, "measured_kv_bytes", profile), around(GpuRunner, "warm_up", capture):
+        yield
 
 
 def _measure_workloads(

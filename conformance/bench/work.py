@@ -23,8 +23,11 @@ Positions = NDArray[np.int64]
 class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """What the floors must know of a model. Parameters are counted in numbers, not bytes."""
 
+    num_layers: int
     layer_matrix_parameters: int
-    """Of all layers: what each token is multiplied with."""
+    """Of all layers: what a token is multiplied with."""
+    last_layer_parameters: int
+    """Of those, the last layer's but for keys and values: only tokens that draw need them."""
     head_parameters: int
     """Of the matrix behind the logits: read, and multiplied with, where a token is drawn."""
     weight_bytes: int
@@ -32,7 +35,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
     """Keys and values of all layers."""
     attention_flops_per_key: int
-    """Of one token that sees one key, in all layers: two products of the head size, all heads."""
+    """Of one token that sees one key, in one layer: two products of the head size, all heads."""
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,18 +64,26 @@ def model_sizes(loaded: "LoadedModel") -> ModelSizes:
     """Counts a model's parameters by the names that checkpoints give them."""
     spec, slots = loaded.spec, loaded.model.checkpoint_slots()
     head = slots.get("lm_head.weight", slots["model.embed_tokens.weight"])
-    layers = [tensor for name, tensor in slots.items() if ".layers." in name]
+    matrices = {n: t.numel() for n, t in slots.items() if ".layers." in n and t.ndim == 2}
+    last = f".layers.{spec.num_layers - 1}."
+    keys_and_values = (f"{last}self_attn.k_proj.weight", f"{last}self_attn.v_proj.weight")
     read = sum(t.numel() for n, t in slots.items() if n != "model.embed_tokens.weight")
     if "lm_head.weight" not in slots:
         read += head.numel()
     return ModelSizes(
-        layer_matrix_parameters=sum(t.numel() for t in layers if t.ndim == 2),
+        num_layers=spec.num_layers,
+        layer_matrix_parameters=sum(matrices.values()),
+        last_layer_parameters=sum(
+            size
+            for name, size in matrices.items()
+            if last in name and not name.endswith(keys_and_values)
+        ),
         head_parameters=head.numel(),
         weight_bytes=read * spec.dtype.itemsize,
         kv_bytes_per_token=(
             2 * spec.num_layers * spec.num_kv_heads * spec.head_size * spec.dtype.itemsize
         ),
-        attention_flops_per_key=4 * spec.num_layers * spec.num_attention_heads * spec.head_size,
+        attention_flops_per_key=4 * spec.num_attention_heads * spec.head_size,
     )
 
 
@@ -94,20 +105,23 @@ def least_work(
     common = _common_prefix(workload) if prefix_caching else 0
     first = np.full(len(workload), common)  # and a common prefix goes through them once.
     first[0] = 0
-    min_steps = max(int(outputs.max()), -(-int(outputs.sum()) // max_num_seqs))
-    decoded_keys = _keys_seen(prompts, end, sliding_windows)
+    num_drawn, num_computed = int(outputs.sum()), int((end - first).sum())
+    min_steps = max(int(outputs.max()), -(-num_drawn // max_num_seqs))
     # A step needs the common prefix once, however many of its sequences see it.
-    shared_reads = common * (int((outputs - 1).sum()) - (min_steps - 1))
-    computed = int((end - first).sum())
+    shared = common * max(0, int((outputs - 1).sum()) - (min_steps - 1))
+    decoding = sum(_keys_seen(prompts, end, window) for window in sliding_windows)
+    read_keys = decoding / len(sliding_windows) - shared
+    # Of the last layer a token that draws nothing needs keys and values alone.
+    seen = sum(_keys_seen(first, end, window) for window in sliding_windows[:-1])
+    seen += _keys_seen(prompts - 1, end, sliding_windows[-1])
+    skipped = (num_computed - num_drawn) * sizes.last_layer_parameters
     return Work(
         min_steps=min_steps,
         weight_bytes=min_steps * sizes.weight_bytes,
-        kv_bytes=int((computed + decoded_keys - max(0, shared_reads)) * sizes.kv_bytes_per_token),
-        matmul_flops=2 * computed * sizes.layer_matrix_parameters
-        + 2 * int(outputs.sum()) * sizes.head_parameters,
-        attention_flops=int(
-            _keys_seen(first, end, sliding_windows) * sizes.attention_flops_per_key
-        ),
+        kv_bytes=int((num_computed + read_keys) * sizes.kv_bytes_per_token),
+        matmul_flops=2 * (num_computed * sizes.layer_matrix_parameters - skipped)
+        + 2 * num_drawn * sizes.head_parameters,
+        attention_flops=seen * sizes.attention_flops_per_key,
     )
 
 
@@ -122,10 +136,9 @@ def _common_prefix(workload: Workload) -> int:
     return min(map(len, prompts)) - 1
 
 
-def _keys_seen(first: Positions, end: Positions, windows: Sequence[int]) -> float:
-    """Keys that the tokens at positions [first, end) of all sequences see; the mean of layers."""
-    layers = [_keys_before(end, window) - _keys_before(first, window) for window in windows]
-    return float(np.mean([int(keys.sum()) for keys in layers]))
+def _keys_seen(first: Positions, end: Positions, window: int) -> int:
+    """Keys of a layer that the tokens at positions [first, end) of all sequences see."""
+    return int((_keys_before(end, window) - _keys_before(first, window)).sum())
 
 
 def _keys_before(position: Positions, window: int) -> Positions:

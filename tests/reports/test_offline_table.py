@@ -43,7 +43,9 @@ def made_up_report(shrunk_by: int = 1) -> OfflineReport:
         shrunk_by=shrunk_by,
     )
     sizes = ModelSizes(
+        num_layers=1,
         layer_matrix_parameters=1,
+        last_layer_parameters=1,
         head_parameters=1,
         weight_bytes=1,
         kv_bytes_per_token=1,

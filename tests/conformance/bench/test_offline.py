@@ -70,7 +70,7 @@ def test_a_report_says_what_it_depends_on(report: OfflineReport) -> None:
     run = report.models["tiny"]
     assert run.config["model"]["model"] == "tiny"
     assert run.config["cache"]["num_blocks"] == 64
-    assert list(run.startup_s)[:2] == ["import", "load"]
+    assert {"import", "load", "rest"} <= set(run.startup_s)
     assert all(seconds > 0 for seconds in run.startup_s.values())
     assert report.seed == 0
     assert report.machine["cores"]
