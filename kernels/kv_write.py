@@ -35,7 +35,6 @@ def write_kv_kernel(
     tl.store(target + side_stride + column, v, mask=inside)
 
 
-@torch.library.custom_op("pagetwin::write_kv", mutates_args={"kv_cache"})
 def write_kv(k: Tensor, v: Tensor, kv_cache: Tensor, slot_mapping: Tensor) -> None:
     """As reference.write_kv; the heads of a token lie together in k, v and the cache."""
     num_tokens, num_kv_heads, head_size = k.shape
@@ -64,6 +63,5 @@ def write_kv(k: Tensor, v: Tensor, kv_cache: Tensor, slot_mapping: Tensor) -> No
     )
 
 
-@write_kv.register_fake
-def _(k: Tensor, v: Tensor, kv_cache: Tensor, slot_mapping: Tensor) -> None:
-    return None
+write_kv_op = torch.library.custom_op("pagetwin::write_kv", write_kv, mutates_args={"kv_cache"})
+write_kv_op.register_fake(lambda k, v, kv_cache, slot_mapping: None)

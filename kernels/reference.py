@@ -22,12 +22,18 @@ def write_kv(k: Tensor, v: Tensor, kv_cache: Tensor, slot_mapping: Tensor) -> No
         side.view(-1, *new.shape[1:]).index_copy_(0, slot_mapping, new)
 
 
-def copy_blocks(pool: Tensor, sources: Tensor, destinations: Tensor) -> None:
-    """Copy blocks `sources` of pool [planes, num_blocks, ...] to `destinations`, int64 [num_pairs].
+def move_blocks(source: Tensor, target: Tensor, sources: Tensor, destinations: Tensor) -> None:
+    """Copy blocks `sources` of one pool to blocks `destinations` of another, int64 [num_pairs].
 
-    Every source is read before anything is written; no destination stands twice.
+    Pools are [planes, num_blocks, ...]. Every block is read before any is written; no destination
+    stands twice.
     """
-    pool.index_copy_(1, destinations, pool.index_select(1, sources))
+    target.index_copy_(1, destinations, source.index_select(1, sources))
+
+
+def copy_blocks(pool: Tensor, sources: Tensor, destinations: Tensor) -> None:
+    """move_blocks within one pool."""
+    move_blocks(pool, pool, sources, destinations)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pagetwin.kernels import reference
-from pagetwin.kernels.kv_write import write_kv
+from pagetwin.kernels.kv_write import write_kv, write_kv_op
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -39,6 +39,16 @@ def test_takes_keys_that_are_a_view_of_a_wider_tensor(device: torch.device) -> N
     assert torch.equal(cache, expected)
 
 
+def test_blocks_more_than_two_to_the_31_elements_away_are_reached(device: torch.device) -> None:
+    # Untouched memory costs nothing on a CPU; blocks lie 2^30 elements apart.
+    memory = torch.empty(2**31 + 64, dtype=torch.float16, device=device)
+    cache = memory.as_strided((2, 3, 1, 1, 32), (32, 2**30, 32, 32, 1))
+    k, v = torch.randn(2, 1, 1, 32, device=device).half()
+    write_kv(k, v, cache, torch.tensor([2], device=device))
+    assert torch.equal(cache[0, 2, 0], k[0])
+    assert torch.equal(cache[1, 2, 0], v[0])
+
+
 def test_heads_that_do_not_lie_together_are_refused(device: torch.device) -> None:
     k = torch.zeros(3, 2, 32, device=device).transpose(0, 1)
     cache = torch.zeros(2, 4, 4, 3, 32, device=device)
@@ -58,5 +68,5 @@ def test_the_operator_is_well_formed(device: torch.device) -> None:
     cache = torch.zeros(2, 4, 4, 2, 32, device=device)
     slots = torch.tensor([3, -1, 7], device=device)
     torch.library.opcheck(
-        write_kv, (*new, cache, slots), test_utils=("test_schema", "test_faketensor")
+        write_kv_op, (*new, cache, slots), test_utils=("test_schema", "test_faketensor")
     )

@@ -1,6 +1,6 @@
 """How the kernels that move KV memory are launched, for test_compiles.py."""
 
-from pagetwin.kernels.block_copy import copy_blocks_kernel
+from pagetwin.kernels.block_copy import TILE, move_blocks_kernel
 from pagetwin.kernels.compiled import Resources, compile_kernel
 from pagetwin.kernels.kv_write import write_kv_kernel
 
@@ -18,13 +18,19 @@ def write_kv(capability: int) -> Resources:
     )
 
 
-def copy_blocks(capability: int) -> Resources:
-    pointers = {"pool_ptr": "*bf16", "sources_ptr": "*i64", "destinations_ptr": "*i64"}
-    strides = {"plane_stride": "i64", "block_stride": "i32"}
+def move_blocks(capability: int) -> Resources:
+    pointers = dict.fromkeys(["source_ptr", "target_ptr"], "*bf16")
+    pointers |= dict.fromkeys(["sources_ptr", "destinations_ptr"], "*i64")
+    strides = {
+        "source_plane_stride": "i64",
+        "source_block_stride": "i32",
+        "target_plane_stride": "i32",
+        "target_block_stride": "i32",
+    }
     return compile_kernel(
-        copy_blocks_kernel,
+        move_blocks_kernel,
         pointers | strides,
-        {"BLOCK_ELEMENTS": 16 * 1024, "TILE": 2048},
+        {"BLOCK_ELEMENTS": 16 * 1024, "TILE": TILE},
         aligned=[*pointers, *strides],
         capability=capability,
     )
@@ -33,5 +39,5 @@ def copy_blocks(capability: int) -> Resources:
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     return {
         "write_kv": (write_kv(capability), False),
-        "copy_blocks": (copy_blocks(capability), False),
+        "move_blocks": (move_blocks(capability), False),
     }
