@@ -22,7 +22,9 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "demo" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for command in ("demo", "bench", "profile"):
+        assert f"  {command} " in out
 
 
 def test_no_command_is_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +48,10 @@ def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (["demo", "--requests", "-3"], "--requests"),
         (["demo", "--requests", "0"], "--requests"),
         (["demo", "left-over"], "left-over"),
+        (["bench", "bogus"], "bogus"),
+        (["bench", "offline"], "--model"),
+        (["bench", "kernels", "--bogus"], "--bogus"),
+        (["profile"], "--model"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_that_names_what_is_wrong(
@@ -115,7 +121,8 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_anything_runs(
 def test_the_module_runs_as_a_program_and_help_loads_no_torch() -> None:
     program = (
         "import sys, pagetwin.cli\n"
-        "code = pagetwin.cli.main(['demo', '--help'])\n"
+        "commands = (['demo'], ['bench', 'offline'], ['bench', 'kernels'], ['profile'])\n"
+        "code = max(pagetwin.cli.main([*command, '--help']) for command in commands)\n"
         "heavy = {'torch', 'transformers', 'numpy', 'jinja2', 'simpy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )

@@ -173,19 +173,34 @@ def _watched_phases(watch: Stopwatch, device_type: str) -> Iterator[None]:
         yield
 
 
+def drawn_workloads(options: OfflineOptions, llm: "LLM") -> dict[str, Workload]:
+    """The workloads by name. Raises ConfigError if one has a request too long for the engine."""
+    workloads = {
+        name: shrunk(WORKLOADS[name](_vocabulary(llm)), options.shrink_by)
+        for name in options.workloads
+    }
+    for name, workload in workloads.items():
+        _check_length(name, workload, llm.engine.config.scheduler.max_model_len)
+    return workloads
+
+
+def warm_up_workload(llm: "LLM") -> Workload:
+    """One short request, for what only the first steps of an engine cost."""
+    return single(_vocabulary(llm), num_prompt_tokens=32, num_output_tokens=8)
+
+
+def _vocabulary(llm: "LLM") -> int:
+    return min(VOCABULARY, llm.engine.vocab_size)
+
+
 def _measure_workloads(
     options: OfflineOptions, started: Started, device: str, model: str, progress: Progress
 ) -> tuple[OfflineRow, ...]:
     from pagetwin.conformance.bench.passes import run_pass
 
     llm = started.llm
-    vocabulary = min(VOCABULARY, llm.engine.vocab_size)
-    workloads = {
-        name: shrunk(WORKLOADS[name](vocabulary), options.shrink_by) for name in options.workloads
-    }
-    for name, workload in workloads.items():
-        _check_length(name, workload, llm.engine.config.scheduler.max_model_len)
-    run_pass(llm, single(vocabulary, num_prompt_tokens=32, num_output_tokens=8))
+    workloads = drawn_workloads(options, llm)
+    run_pass(llm, warm_up_workload(llm))
     rows = []
     for name, workload in workloads.items():
         progress.begin(f"{model}: {name}", options.repeats)

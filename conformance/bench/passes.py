@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pagetwin.conformance.bench.offline_result import Pass
 from pagetwin.conformance.bench.workloads import Workload
+from pagetwin.engine.outputs import RequestOutput
 from pagetwin.engine.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -39,13 +40,17 @@ class StepTally:
         }
 
 
-def run_pass(llm: "LLM", workload: Workload) -> Pass:
-    """Empties the prefix cache, then times the workload from submission to the last output."""
-    prompts = [request.prompt_token_ids for request in workload]
+def generate(llm: "LLM", workload: Workload) -> list[RequestOutput]:
+    """Greedy; no end of sequence ends a request early."""
     params = [
         SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=request.num_output_tokens)
         for request in workload
     ]
+    return llm.generate([request.prompt_token_ids for request in workload], params)
+
+
+def run_pass(llm: "LLM", workload: Workload) -> Pass:
+    """Empties the prefix cache, then times the workload from submission to the last output."""
     engine, scheduler = llm.engine, llm.engine.core.scheduler
     emptied = engine.reset_prefix_cache()
     assert emptied, "nothing runs between passes"
@@ -53,7 +58,7 @@ def run_pass(llm: "LLM", workload: Workload) -> Pass:
     engine.on_step = tally.add
     try:
         started = time.perf_counter()
-        outputs = llm.generate(prompts, params)
+        outputs = generate(llm, workload)
         seconds = time.perf_counter() - started
     finally:
         engine.on_step = None

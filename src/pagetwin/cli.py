@@ -11,6 +11,7 @@ import typer
 
 from pagetwin.commands.bench import bench
 from pagetwin.commands.demo import demo
+from pagetwin.commands.profile import profile
 from pagetwin.engine.errors import PagetwinError
 
 # Typer names only the subclass in public; this is the error of every wrong command line.
@@ -18,6 +19,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(demo)
+app.command()(profile)
 app.add_typer(bench, name="bench")
 
 

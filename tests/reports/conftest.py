@@ -1,6 +1,8 @@
-"""A made-up demo run with the shapes of a real one."""
+"""A made-up demo run with the shapes of a real one, and a model that takes no time."""
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +152,26 @@ def made_up_request(index: int) -> RequestRow:
         preemptions=index % 2,
         finish="abort" if index == 5 else "length",
     )
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A configuration without weights; its name is `tiny`."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "dtype": "float32",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 96,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "eos_token_id": 2,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -7,29 +7,6 @@ import pytest
 
 from pagetwin.cli import main
 
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "dtype": "float32",
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "vocab_size": 96,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "eos_token_id": 2,
-}
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY))
-    return folder
-
 
 def command(model: Path, *more: str) -> list[str]:
     smoke = ["--load-format", "dummy", "--scale", "0.01", "--max-num-seqs", "4", "--repeats", "1"]
@@ -37,10 +14,10 @@ def command(model: Path, *more: str) -> list[str]:
 
 
 def test_json_is_alone_on_standard_output_and_equal_to_the_file(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results" / "run.json"
-    assert main(command(model, "--json", "--out", str(out))) == 0
+    assert main(command(tiny_model, "--json", "--out", str(out))) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out == out.read_text()
@@ -54,29 +31,29 @@ def test_json_is_alone_on_standard_output_and_equal_to_the_file(
 
 
 def test_without_json_it_prints_a_row_per_workload(
-    model: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(model, "--workload", "shared_prefix")) == 0
+    assert main(command(tiny_model, "--workload", "shared_prefix")) == 0
     out = capsys.readouterr().out
     assert "single / 100" in out
     assert "shared_prefix / 100" in out
     assert "start-up" in out
 
 
-def test_a_history_is_kept_beside_the_result(model: Path, tmp_path: Path) -> None:
+def test_a_history_is_kept_beside_the_result(tiny_model: Path, tmp_path: Path) -> None:
     record = tmp_path / "steps.jsonl"
-    assert main(command(model, "--record", str(record))) == 0
+    assert main(command(tiny_model, "--record", str(record))) == 0
     assert '"type":"header"' in record.read_text().splitlines()[0]
 
 
 @pytest.mark.slow
 def test_several_models_run_each_in_a_process_of_its_own(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.json").write_text(json.dumps(TINY))
-    assert main(command(model, "--model", str(other), "--json")) == 0
+    (other / "config.json").write_text((tiny_model / "config.json").read_text())
+    assert main(command(tiny_model, "--model", str(other), "--json")) == 0
     document = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in document["rows"]] == ["tiny", "other"]
 
@@ -98,26 +75,26 @@ def test_several_models_run_each_in_a_process_of_its_own(
     ],
 )
 def test_what_is_wrong_is_one_line_and_leaves_no_file(
-    model: Path,
+    tiny_model: Path,
     tmp_path: Path,
     more: list[str],
     named: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run.json"
-    assert main(command(model, "--out", str(out), *more)) == 2
+    assert main(command(tiny_model, "--out", str(out), *more)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("pagetwin: ")
     assert captured.err.count("\n") == 1
     assert named in captured.err
-    assert list(tmp_path.iterdir()) == [model]
+    assert list(tmp_path.iterdir()) == [tiny_model]
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused_before_anything_runs(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(model, "--out", str(tmp_path))) == 2
+    assert main(command(tiny_model, "--out", str(tmp_path))) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 

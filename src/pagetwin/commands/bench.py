@@ -1,14 +1,13 @@
 """`pagetwin bench`: how fast whole engines and kernels are, as tables and as JSON."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pagetwin.commands import knobs
+from pagetwin.commands.writing import as_json_document, written_if_named
 from pagetwin.engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,9 +42,7 @@ def offline(
         ),
     ] = ["all"],  # noqa: B006 (read, never written)
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs of each workload.")] = 2,
-    scale: Annotated[
-        float, typer.Option(metavar="F", help="Below 1: that share of the work, as a smoke test.")
-    ] = 1.0,
+    scale: knobs.Scale = 1.0,
     out: Out = None,
     as_json: AsJson = False,
     record: Annotated[
@@ -70,15 +67,13 @@ def offline(
     """
     from pagetwin.conformance.bench.offline import OfflineOptions, combined
 
-    if not 0 < scale <= 1:
-        raise ConfigError(f"--scale {scale} is outside 0..1; use 1 for the whole workloads")
     if record is not None and len(model) > 1:
         raise ConfigError("--record is for one model; measure the models one after the other")
     options = OfflineOptions(
         models=tuple(model),
         workloads=_workloads(workload),
         repeats=repeats,
-        shrink_by=round(1 / scale),
+        shrink_by=knobs.shrink_factor(scale),
         knobs=knobs.given(
             load_format=load_format,
             dtype=dtype,
@@ -92,9 +87,9 @@ def offline(
             batch_invariant=batch_invariant,
         ),
     )
-    with _written(record) as history, _written(out) as result:
+    with written_if_named(record) as history, written_if_named(out) as result:
         reports = [_measure(options, one, history) for one in options.models]
-        document = _as_document(combined(reports))
+        document = as_json_document(combined(reports))
         if result is not None:
             result.write_bytes(document)
     if as_json:
@@ -131,9 +126,9 @@ def kernels(
 
     cases = chosen(all_cases(Shapes()), only or [])
     timers = Timers(in_graph=time_in_graph, alone=time_alone)
-    with _written(out) as result, terminal_progress() as progress:
+    with written_if_named(out) as result, terminal_progress() as progress:
         report = measure_kernels(cases, timers, torch.device("cuda"), progress)
-        document = _as_document(report)
+        document = as_json_document(report)
         if result is not None:
             result.write_bytes(document)
     if as_json:
@@ -182,23 +177,3 @@ def _print_offline(report: "OfflineReport") -> None:
     print(offline_table(report, peers).text())
     print("\nstart-up, in seconds\n")
     print(startup_table(report, peers).text())
-
-
-def _as_document(report: Any) -> bytes:
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-
-
-@contextmanager
-def _written(path: Path | None) -> Iterator[Path | None]:
-    """Where to write a file that appears under its name at the end, if all went well."""
-    from pagetwin.reports.staging import staged
-
-    if path is None:
-        yield None
-        return
-    if path.is_dir():
-        raise IsADirectoryError(21, "is a folder; name a file", str(path))
-    with staged(path.parent) as folder:
-        yield folder / path.name

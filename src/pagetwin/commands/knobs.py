@@ -1,9 +1,14 @@
-"""Options of a command that make an engine; the ones not given are left to the engine."""
+"""Options that commands share: of an engine, left to it where not given, and of its work."""
 
 from typing import Annotated, Any
 
 import typer
 
+from pagetwin.engine.errors import ConfigError
+
+Scale = Annotated[
+    float, typer.Option(metavar="F", help="Below 1: that share of the work, as a smoke test.")
+]
 LoadFormat = Annotated[
     str | None,
     typer.Option(metavar="FORMAT", help="auto, safetensors, bin, gguf; dummy for random weights."),
@@ -40,3 +45,10 @@ BatchInvariant = Annotated[
 def given(**knobs: Any) -> dict[str, Any]:
     """The knobs that have a value."""
     return {name: value for name, value in knobs.items() if value is not None}
+
+
+def shrink_factor(scale: float) -> int:
+    """By how much --scale divides the work. Raises ConfigError."""
+    if not 0 < scale <= 1:
+        raise ConfigError(f"--scale {scale} is outside 0..1; use 1 for the whole workloads")
+    return round(1 / scale)
