@@ -1,5 +1,6 @@
 """The memory that keys and values live in: its layout, its size, and the moves a plan asks for."""
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor
 
 from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.kv_swap import Swapper, to_device
 from pagetwin.engine.step import BlockCopy, StepPlan
+from pagetwin.kernels.block_copy import copy_blocks
+from pagetwin.kernels.dispatch import uses_triton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +56,25 @@ class KVCache:
         """`poison` fills both pools with NaN, so that a read of what was never written shows."""
         self.layout = layout
         self.device = device
-        self.device_pool = _allocate(layout, num_blocks, device, poison=poison)
+        fill = torch.nan if poison else 0
+        block = layout.block_size, layout.num_kv_heads, layout.head_size
+        planes = layout.num_layers, 2
+        # Zeroed even without poison: memory that was another's may hold NaN, and a kernel that
+        # masks a weight but not a value would multiply the two.
+        self.device_pool = torch.full(
+            (*planes, num_blocks, *block), fill, dtype=layout.dtype, device=device
+        )
         """[num_layers, 2, num_blocks, block_size, num_kv_heads, head_size]"""
-        self.host_pool = _allocate(layout, num_host_blocks, torch.device("cpu"), poison=poison)
+        # A host block lies in one piece, so that the bus carries it in one.
+        host = torch.full((num_host_blocks, *planes, *block), fill, dtype=layout.dtype)
+        self.host_pool = host.permute(1, 2, 0, 3, 4, 5)
         """Likewise with num_host_blocks; page-locked if the device is a GPU."""
-        if device.type == "cuda":
-            self.host_pool = self.host_pool.pin_memory()
+        self._planes = self.device_pool.flatten(0, 1)
+        self._swapper = None
+        if device.type == "cuda" and num_host_blocks:
+            self._swapper = Swapper(self._planes, host.flatten(1, 2))
+            _lock_pages(host)
+            weakref.finalize(self, _unlock_pages, host, self._swapper)
 
     @property
     def layers(self) -> tuple[Tensor, ...]:
@@ -69,29 +86,46 @@ class KVCache:
 
         That is the order of docs/policy.md P4.5; the model runs after it.
         """
-        _move(self.device_pool, self.host_pool, plan.swap_outs)
-        _move(self.host_pool, self.device_pool, plan.swap_ins)
-        _move(self.device_pool, self.device_pool, _in_parallel(plan.copies))
+        if self._swapper is None:
+            _move(self.device_pool, self.host_pool, plan.swap_outs)
+            _move(self.host_pool, self.device_pool, plan.swap_ins)
+        else:
+            self._swapper.swap_out(_last_to_each(plan.swap_outs))
+            self._swapper.swap_in(_last_to_each(plan.swap_ins))
+        self._copy(_in_parallel(plan.copies))
+
+    def synchronize(self) -> None:
+        """Waits until both pools hold what the plans so far have moved."""
+        if self._swapper is not None:
+            self._swapper.synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
+    def _copy(self, pairs: list[BlockCopy]) -> None:
+        sources = [pair.source for pair in pairs]
+        destinations = [pair.destination for pair in pairs]
+        if not uses_triton(self.device_pool) or set(sources) & set(destinations):
+            _move(self.device_pool, self.device_pool, pairs)
+        elif pairs:
+            ids = (to_device(block_ids, self.device) for block_ids in (sources, destinations))
+            copy_blocks(self._planes, *ids)
 
 
-def _allocate(
-    layout: KVCacheLayout, num_blocks: int, device: torch.device, *, poison: bool
-) -> Tensor:
-    # Zeroed even without poison: memory that was another's may hold NaN, and a kernel that masks
-    # a weight but not a value would multiply the two.
-    return torch.full(
-        (
-            layout.num_layers,
-            2,
-            num_blocks,
-            layout.block_size,
-            layout.num_kv_heads,
-            layout.head_size,
-        ),
-        torch.nan if poison else 0,
-        dtype=layout.dtype,
-        device=device,
-    )
+def _lock_pages(host: Tensor) -> None:
+    """Page-lock memory where it lies: torch's own pinned memory comes in powers of two."""
+    cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    error = int(cudart.cudaHostRegister(host.data_ptr(), host.nbytes, 0))
+    if error:
+        raise ConfigError(
+            f"KV cache: num_host_blocks={len(host)} are {host.nbytes / 2**30:.1f} GiB, which the "
+            f"system does not page-lock (CUDA error {error}); lower num_host_blocks, or raise the "
+            "limit (ulimit -l)"
+        )
+
+
+def _unlock_pages(host: Tensor, swapper: Swapper) -> None:
+    swapper.synchronize()
+    torch.cuda.cudart().cudaHostUnregister(host.data_ptr())  # type: ignore[no-untyped-call]
 
 
 def _in_parallel(copies: Iterable[BlockCopy]) -> list[BlockCopy]:
@@ -102,12 +136,17 @@ def _in_parallel(copies: Iterable[BlockCopy]) -> list[BlockCopy]:
     return [BlockCopy(origin, destination) for destination, origin in origins.items()]
 
 
+def _last_to_each(pairs: Iterable[BlockCopy]) -> list[BlockCopy]:
+    """Of two pairs with one destination the last."""
+    source_of = {destination: source for source, destination in pairs}
+    return [BlockCopy(source, destination) for destination, source in source_of.items()]
+
+
 def _move(source_pool: Tensor, target_pool: Tensor, pairs: Iterable[BlockCopy]) -> None:
     """Copy blocks, every source read first; of two pairs with one destination the last holds."""
-    source_of = {destination: source for source, destination in pairs}
-    if not source_of:
+    if not (pairs := _last_to_each(pairs)):
         return
-    sources = torch.tensor(list(source_of.values()), device=source_pool.device)
-    destinations = torch.tensor(list(source_of), device=target_pool.device)
+    sources = torch.tensor([pair.source for pair in pairs], device=source_pool.device)
+    destinations = torch.tensor([pair.destination for pair in pairs], device=target_pool.device)
     blocks = source_pool.index_select(2, sources)
     target_pool.index_copy_(2, destinations, blocks.to(target_pool.device))
