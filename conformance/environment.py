@@ -13,9 +13,12 @@ import msgspec
 _PACKAGES = ("pagetwin", "torch", "triton", "transformers", "numpy", "msgspec", "simpy")
 _ROOT = Path(__file__).resolve().parent.parent
 
+SOURCES = ("engine", "kernels")
+"""The folders that decide what a measurement measures."""
+
 
 class Commit(msgspec.Struct, frozen=True):
-    """A git commit; `dirty` if a Python file differs from it or is not in it."""
+    """A git commit; `dirty` if a Python file of SOURCES differs from it or is not in it."""
 
     id: str
     dirty: bool
@@ -88,18 +91,20 @@ def gpu() -> dict[str, str]:
 def commit() -> Commit | None:
     """The commit that the running sources are of; None where they are in no git repository."""
     # A checkout of something else may surround an installed package: it does not track this file.
-    if not _git("ls-files", "--error-unmatch", str(Path(__file__).resolve())):
+    if not _git("ls-files", "--error-unmatch", "conformance/environment.py"):
         return None
-    return Commit(_git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "*.py")))
+    paths = [f":(glob){folder}/**/*.py" for folder in SOURCES]
+    changed = _git("status", "--porcelain", "--", *paths)
+    return Commit(_git("rev-parse", "HEAD"), bool(changed))
 
 
 def sources_sha256() -> str:
-    """Of the Python files of kernels/ and engine/, paths and contents: equal digests, equal code.
+    """Of the Python files of SOURCES, paths and contents: equal digests, equal code.
 
     For machines that hold the sources without their repository.
     """
     sha256 = hashlib.sha256()
-    for folder in ("engine", "kernels"):
+    for folder in SOURCES:
         for path in sorted((_ROOT / folder).rglob("*.py")):
             content = path.read_bytes()
             name = path.relative_to(_ROOT).as_posix()

@@ -19,6 +19,41 @@ def kernel_table(report: KernelReport, peers: Peers | None) -> Table:
     return Table(columns, rows, num_left=2)
 
 
+def attention_table(report: KernelReport, peers: Peers | None) -> Table:
+    """The cases that peers were timed on, with the peer's rate beside ours."""
+    columns = ["case", "us", "alone us", "GB/s", "TFLOP/s"]
+    columns += ["FA3 us", "FA3 GB/s", "FA3 TFLOP/s", "FA3 / ours"] if peers else []
+    rows = []
+    for row in report.rows:
+        if row.compared_with is None or row.error:
+            continue
+        cells = [row.shape, number(row.us), number(row.alone_us)]
+        cells += [number(row.gb_per_s), number(row.tflops)]
+        if peers:
+            peer = peers.case(row.compared_with)
+            fa3 = peer.fa3 if peer else None
+            cells += [number(v) for v in (fa3.us, fa3.gb_per_s, fa3.tflops)] if fa3 else [""] * 3
+            cells.append(_beside(row, peer)[-1])
+        rows.append(cells)
+    return Table(columns, rows)
+
+
+def ceilings_table(report: KernelReport, peers: Peers | None) -> Table:
+    """What the device reaches on the plainest work, now and when the peers ran."""
+    columns = ["ceiling", "measured"] + (["when peers were measured"] if peers else [])
+    then = peers.ceilings if peers else {}
+    now = report.ceilings
+    rows = [
+        ["copy, GB/s", number(now.copy_gb_per_s, 4), number(then.get("copy_gb_per_s"), 4)],
+        [
+            "bfloat16 matmul, TFLOP/s",
+            number(now.matmul_tflops),
+            number(then.get("matmul_bf16_tflops")),
+        ],
+    ]
+    return Table(columns, [row[: len(columns)] for row in rows])
+
+
 def failures(report: KernelReport) -> list[str]:
     """A line for each kernel that did not run."""
     return [f"{row.kernel}, {row.shape}: {row.error}" for row in report.rows if row.error]

@@ -10,7 +10,7 @@ def offline_table(report: OfflineReport, peers: Peers | None) -> Table:
     """A row per model and workload; rates are of output tokens, or of all for long prefills."""
     columns = ["model", "workload", "seconds", "output tok/s", "total tok/s"]
     columns += [peers.engine, "ratio"] if peers else []
-    columns += ["steps", "graphs", "preempted", "hits"]
+    columns += ["steps", "preempted", "hits"]
     rows = []
     for row in report.rows:
         cells = [row.model, shown_workload(row), number(min(row.seconds))]
@@ -19,7 +19,7 @@ def offline_table(report: OfflineReport, peers: Peers | None) -> Table:
             cells += _beside(row, peers)
         best = row.best
         hits = best.prefix_hit_tokens / best.prefix_queries if best.prefix_queries else 0.0
-        cells += [str(best.steps), str(best.graph_steps), str(best.preemptions), f"{hits:.0%}"]
+        cells += [str(best.steps), str(best.preemptions), f"{hits:.0%}"]
         rows.append(cells)
     return Table(columns, rows, num_left=2)
 
@@ -48,6 +48,18 @@ def startup_table(report: OfflineReport, peers: Peers | None) -> Table:
             cells.append(number(peers.startup_s.get(model)))
         rows.append(cells)
     return Table(columns, rows)
+
+
+def step_table(report: OfflineReport) -> Table:
+    """The mean step of each row's fastest pass: the host's phases, and the device's time."""
+    phases = ["wall", "device", "prepare", "execute", "sample"]
+    columns = ["model", "workload", "steps", "by graph", *(f"{phase} ms" for phase in phases)]
+    rows = []
+    for row in report.rows:
+        best = row.best
+        cells = [row.model, shown_workload(row), str(best.steps), str(best.graph_steps)]
+        rows.append([*cells, *(number(best.step_ms.get(phase)) for phase in phases)])
+    return Table(columns, rows, num_left=2)
 
 
 def floor_table(report: OfflineReport, *, gb_per_s: float, tflops: float) -> Table:

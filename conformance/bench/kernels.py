@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from pagetwin.conformance.bench.attention_cases import attention_cases
 from pagetwin.conformance.bench.case import Case, Source
 from pagetwin.conformance.bench.kernel_result import Ceilings, KernelReport, KernelRow
 from pagetwin.conformance.bench.layer_cases import layer_cases
@@ -30,7 +31,12 @@ class Progress(Protocol):
 
 def all_cases(shapes: Shapes) -> list[Case]:
     """In the order in which they are shown."""
-    return [*linear_cases(shapes), *layer_cases(shapes), *sampling_cases(shapes)]
+    return [
+        *attention_cases(shapes.attention),
+        *linear_cases(shapes),
+        *layer_cases(shapes),
+        *sampling_cases(shapes),
+    ]
 
 
 def chosen(cases: Iterable[Case], only: Sequence[str]) -> list[Case]:

@@ -1,6 +1,8 @@
 """The sizes that kernels are timed on: those of two models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from pagetwin.conformance.bench.attention_cases import Batch, attention_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +59,4 @@ class Shapes:
     models: tuple[ModelShape, ...] = (QWEN3, LLAMA3)
     rows: tuple[int, ...] = (1, 16, 64, 256, 2048, 8192)
     samples: tuple[int, ...] = (1, 64, 256)
+    attention: list[Batch] = field(default_factory=attention_batches)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from pagetwin.conformance.bench.attention_cases import Batch, _step_inputs
 from pagetwin.conformance.bench.case import Case
 from pagetwin.conformance.bench.kernels import all_cases, chosen, measure_kernels
 from pagetwin.conformance.bench.shapes import ModelShape, Shapes
@@ -22,7 +23,16 @@ TINY = ModelShape(
     vocab=300,
     qk_norm=True,
 )
-SHAPES = Shapes(models=(TINY,), rows=(3,), samples=(2,))
+SMALL = {"num_heads": 4, "num_kv_heads": 2, "head_size": 64}
+SHAPES = Shapes(
+    models=(TINY,),
+    rows=(3,),
+    samples=(2,),
+    attention=[
+        Batch("decode", [1, 1], [40, 7], **SMALL),
+        Batch("mixed", [1, 20, 3], [30, 33, 3], **SMALL),
+    ],
+)
 CASES = all_cases(SHAPES)
 
 
@@ -77,3 +87,10 @@ def test_kernels_are_chosen_by_name() -> None:
 def test_keys_are_distinct() -> None:
     full = all_cases(Shapes())
     assert len({(case.kernel, case.shape) for case in full}) == len(full)
+
+
+def test_the_inputs_of_an_attention_case_are_those_of_a_step() -> None:
+    inputs = _step_inputs(Batch("mixed", [1, 3], [30, 4]))
+    assert inputs.positions.tolist() == [29, 1, 2, 3]
+    assert inputs.query_start_loc.tolist() == [0, 1, 4]
+    assert inputs.token_rows.tolist() == [0, 1, 1, 1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pagetwin.commands import knobs
-from pagetwin.commands.writing import as_json_document, written_if_named
+from pagetwin.commands.writing import as_json_document, written, written_if_named
 from pagetwin.engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -140,6 +140,52 @@ def kernels(
     if problems:
         print("\n".join(problems), file=sys.stderr)
         raise typer.Exit(1)
+
+
+@bench.command()
+def tables(
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to fill.")] = Path(
+        "docs/performance.md"
+    ),
+    *,
+    baselines: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the results are.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if the page is stale.")
+    ] = False,
+) -> None:
+    """Fill the tables of a page from committed results."""
+    from pagetwin.reports.peers import BASELINES
+    from pagetwin.reports.performance_page import filled
+
+    before = page.read_text(encoding="utf-8")
+    after = filled(before, baselines or BASELINES)
+    if before == after:
+        print(f"{page} agrees with the results")
+    elif check:
+        print(f"{page} does not agree with the results; run 'pagetwin bench tables {page}'")
+        raise typer.Exit(1)
+    else:
+        with written(page) as place:
+            place.write_text(after, encoding="utf-8")
+        print(f"{page} has new tables")
+
+
+@bench.command()
+def stamp(
+    result: Annotated[Path, typer.Argument(metavar="FILE", help="A result's JSON.")],
+) -> None:
+    """Name the commit in a result that was measured away from the repository.
+
+    The result has a digest of the sources that it was measured with; those here must be the same
+    and committed.
+    """
+    from pagetwin.reports.stamping import stamped
+
+    document = stamped(result)
+    with written(result) as place:
+        place.write_bytes(document)
 
 
 def _measure(options: "OfflineOptions", model: str, record: Path | None) -> "OfflineReport":

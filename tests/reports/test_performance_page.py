@@ -1,0 +1,75 @@
+"""docs/performance.md holds no number that is not in a committed result."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pagetwin.cli import main
+from pagetwin.engine.errors import TraceError
+from pagetwin.reports.peers import BASELINES
+from pagetwin.reports.performance_page import TABLES, Version, filled
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+VERSION = Version(
+    name="1",
+    change="graphs",
+    predicted_s={"tiny/single": 0.5},
+    measured_s={"tiny/single": 0.75},
+    outcome="launches overlap less than thought",
+)
+
+
+def page_of(*names: str) -> str:
+    return "\n".join(f"before {n}\n\n<!-- table: {n} -->\nold\n<!-- end -->" for n in names)
+
+
+def test_the_committed_page_agrees_with_the_committed_results() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert filled(page, BASELINES) == page, "run 'pagetwin bench tables'"
+
+
+def test_the_page_shows_every_table() -> None:
+    named = re.findall(r"<!-- table: (.*?) -->", PAGE.read_text(encoding="utf-8"))
+    assert sorted(named) == sorted(TABLES)
+
+
+def test_a_table_replaces_what_stood_there_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "versions.json").write_bytes(msgspec.json.encode([VERSION]))
+    page = filled(page_of("versions") + "\nafter", tmp_path)
+    assert page.startswith("before versions\n")
+    assert page.endswith("<!-- end -->\nafter")
+    assert "old" not in page
+    assert "| 1 | graphs | tiny/single | 0.500 | 0.750 | launches overlap" in page
+    assert filled(page, tmp_path) == page
+
+
+def test_a_table_without_its_result_says_so(tmp_path: Path) -> None:
+    page = filled(page_of("engine"), tmp_path)
+    assert "Not measured yet: there is no `h100_offline.json`." in page
+
+
+def test_an_unknown_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"'engin' is unknown; use some of .*engine"):
+        filled(page_of("engin"), tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    (tmp_path / "h100_offline.json").write_text('{"rows": 3}')
+    with pytest.raises(TraceError, match=r"h100_offline\.json"):
+        filled(page_of("engine"), tmp_path)
+
+
+def test_the_command_renews_a_page_and_checks_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(page_of("versions"))
+    where = ["--baselines", str(tmp_path)]
+    assert main(["bench", "tables", str(page), *where, "--check"]) == 1
+    assert page.read_text() == page_of("versions")
+    assert main(["bench", "tables", str(page), *where]) == 0
+    assert main(["bench", "tables", str(page), *where, "--check"]) == 0
+    assert "agrees" in capsys.readouterr().out
