@@ -116,11 +116,13 @@ def _versions(results: Results) -> Table:
     rows = []
     for version in results.versions:
         measured = version.measured_s or results.newest_seconds()
+        words = [version.name, version.change, version.outcome]
         for key in dict.fromkeys((*version.predicted_s, *measured)):
             numbers = [number(version.predicted_s.get(key)), number(measured.get(key))]
-            rows.append([version.name, version.change, key, *numbers, version.outcome])
-    columns = ["version", "change", "row", "predicted s", "measured s", "outcome"]
-    return Table(columns, rows, num_left=3)
+            rows.append([*words, key, *numbers])
+            words = [""] * len(words)
+    columns = ["version", "change", "outcome", "row", "predicted s", "measured s"]
+    return Table(columns, rows, num_left=4)
 
 
 TABLES: dict[str, Callable[[Results], Table]] = {

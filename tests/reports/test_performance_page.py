@@ -42,7 +42,9 @@ def test_a_table_replaces_what_stood_there_and_nothing_else(tmp_path: Path) -> N
     assert page.startswith("before versions\n")
     assert page.endswith("<!-- end -->\nafter")
     assert "old" not in page
-    assert "| 1 | graphs | tiny/single | 0.500 | 0.750 | launches overlap" in page
+    assert (
+        "| 1 | graphs | launches overlap less than thought | tiny/single | 0.500 | 0.750 |" in page
+    )
     assert filled(page, tmp_path) == page
 
 
