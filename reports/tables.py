@@ -37,5 +37,5 @@ def number(value: float | None, digits: int = 3) -> str:
     """So many significant digits, no exponent, thousands apart; nothing for None."""
     if value is None:
         return ""
-    decimals = digits - len(str(int(abs(value)))) if abs(value) >= 1 else digits
+    decimals = digits - len(str(int(abs(round(value, digits))))) if abs(value) >= 1 else digits
     return f"{value:,.{max(0, decimals)}f}"
