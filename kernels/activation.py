@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+
 TILE = 1024
 
 
@@ -46,8 +48,11 @@ def act_and_mul_kernel(
     SIZE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     TILE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per row and TILE columns."""
+    start_next(PDL)
+    wait_for_previous(PDL)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside = column < SIZE
@@ -79,7 +84,13 @@ def _launch(gate_up: Tensor, activation: str) -> Tensor:
     out = torch.empty((num_rows, size), dtype=gate_up.dtype, device=gate_up.device)
     if num_rows:
         act_and_mul_kernel[(num_rows, triton.cdiv(size, TILE))](
-            gate_up, out, gate_up.stride(0), SIZE=size, ACTIVATION=activation, TILE=TILE
+            gate_up,
+            out,
+            gate_up.stride(0),
+            SIZE=size,
+            ACTIVATION=activation,
+            TILE=TILE,
+            **pdl_options(gate_up),
         )
     return out
 

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+
 TILE = 1024
 
 
@@ -22,8 +24,11 @@ def embed_tokens_kernel(
     SIZE: tl.constexpr,
     HAS_TOKEN_TABLE: tl.constexpr,
     TILE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per token and TILE channels."""
+    start_next(PDL)
+    wait_for_previous(PDL)
     i = tl.program_id(0).to(tl.int64)
     token = tl.load(token_ids_ptr + i)
     if HAS_TOKEN_TABLE:
@@ -67,6 +72,7 @@ def embed_tokens(
             SIZE=size,
             HAS_TOKEN_TABLE=token_table is not None,
             TILE=TILE,
+            **pdl_options(table),
         )
     return out
 

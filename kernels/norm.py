@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+
 LANES = 256
 """Running sums per row. Part of what the results are: another number gives other bits."""
 
@@ -84,8 +86,10 @@ def rms_norm_kernel(
     out_stride,
     SIZE: tl.constexpr,
     ADD: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per row. ADD: residual += x comes first, and the sum is what is normalised."""
+    start_next(PDL)
     row = tl.program_id(0).to(tl.int64)
     WIDTH: tl.constexpr = num_lanes(SIZE)
     lane = tl.arange(0, WIDTH)[None, :]
@@ -94,12 +98,15 @@ def rms_norm_kernel(
     values, weights = (), ()
     for start in tl.static_range(0, SIZE, WIDTH):
         column = start + lane
+        weights = appended(weights, tl.load(weight_ptr + column, mask=column < SIZE))
+    wait_for_previous(PDL)
+    for start in tl.static_range(0, SIZE, WIDTH):
+        column = start + lane
         inside = column < SIZE
         x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0)
         if ADD:
             x += tl.load(residual_ptr + row * residual_stride + column, mask=inside, other=0.0)
         values = appended(values, x)
-        weights = appended(weights, tl.load(weight_ptr + column, mask=inside))
     for i in tl.static_range(len(values)):
         x = values[i].to(tl.float32)
         squares = tl.fma(x, x, squares)
@@ -115,9 +122,18 @@ def rms_norm_kernel(
 
 @triton.jit
 def layer_norm_kernel(
-    x_ptr, weight_ptr, bias_ptr, out_ptr, eps, x_stride, out_stride, SIZE: tl.constexpr
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    out_ptr,
+    eps,
+    x_stride,
+    out_stride,
+    SIZE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per row."""
+    start_next(PDL)
     row = tl.program_id(0).to(tl.int64)
     WIDTH: tl.constexpr = num_lanes(SIZE)
     lane = tl.arange(0, WIDTH)[None, :]
@@ -126,10 +142,13 @@ def layer_norm_kernel(
     values, weights, biases = (), (), ()
     for start in tl.static_range(0, SIZE, WIDTH):
         inside = start + lane < SIZE
-        x = tl.load(x_ptr + row * x_stride + start + lane, mask=inside, other=0.0)
-        values = appended(values, x.to(tl.float32))
         weights = appended(weights, tl.load(weight_ptr + start + lane, mask=inside))
         biases = appended(biases, tl.load(bias_ptr + start + lane, mask=inside))
+    wait_for_previous(PDL)
+    for start in tl.static_range(0, SIZE, WIDTH):
+        inside = start + lane < SIZE
+        x = tl.load(x_ptr + row * x_stride + start + lane, mask=inside, other=0.0)
+        values = appended(values, x.to(tl.float32))
     for i in tl.static_range(len(values)):
         sums += values[i]
     mean = tree_sum(sums)[:, None] / SIZE
@@ -169,6 +188,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
             SIZE=size,
             ADD=False,
             num_warps=num_warps(size),
+            **pdl_options(x),
         )
     return out
 
@@ -190,6 +210,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
             SIZE=size,
             ADD=True,
             num_warps=num_warps(size),
+            **pdl_options(x),
         )
     return out
 
@@ -209,6 +230,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
             size,
             SIZE=size,
             num_warps=num_warps(size),
+            **pdl_options(x),
         )
     return out
 

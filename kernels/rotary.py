@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pagetwin.kernels.norm import normalised, row_scale
+from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
 
 GROUP = 8
 """Heads of one program, at most; 8 warps of them would still share the token's cosines."""
@@ -32,6 +33,7 @@ def turn_heads(
     INTERLEAVED: tl.constexpr,
     HAS_NORM: tl.constexpr,
     COPIES: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """Turn up to GROUP heads of one token, HEAD values each, from `source` to `target`.
 
@@ -48,14 +50,17 @@ def turn_heads(
     inside = is_head[:, None] & (pair < HALF)
     first = pair * STEP
     second = first + PARTNER
-    x1 = tl.load(source + start + first, mask=inside, other=0.0)
-    x2 = tl.load(source + start + second, mask=inside, other=0.0)
     cos = tl.load(cos_sin_row + pair, mask=pair < HALF)
     sin = tl.load(cos_sin_row + HALF + pair, mask=pair < HALF)
     if HAS_NORM:
+        weight1 = tl.load(weight_ptr + first, mask=pair < HALF)
+        weight2 = tl.load(weight_ptr + second, mask=pair < HALF)
+    wait_for_previous(PDL)
+    x1 = tl.load(source + start + first, mask=inside, other=0.0)
+    x2 = tl.load(source + start + second, mask=inside, other=0.0)
+    if HAS_NORM:
         scale = row_scale(source + head * HEAD, is_head, eps, HEAD)[:, None]
-        x1 = normalised(x1, scale, tl.load(weight_ptr + first, mask=pair < HALF))
-        x2 = normalised(x2, scale, tl.load(weight_ptr + second, mask=pair < HALF))
+        x1, x2 = normalised(x1, scale, weight1), normalised(x2, scale, weight2)
     a, b = x1.to(tl.float32), x2.to(tl.float32)
     if not COPIES:
         # In place: no warp may write what another still has to read.
@@ -82,8 +87,10 @@ def rope_kernel(
     HEAD: tl.constexpr,
     ROTARY: tl.constexpr,
     INTERLEAVED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per token and GROUP heads."""
+    start_next(PDL)
     token = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * GROUP
     heads = x_ptr + token * token_stride + first * HEAD
@@ -100,6 +107,7 @@ def rope_kernel(
         INTERLEAVED,
         HAS_NORM=False,
         COPIES=False,
+        PDL=PDL,
     )
 
 
@@ -125,8 +133,10 @@ def qk_norm_rope_write_kernel(
     INTERLEAVED: tl.constexpr,
     HAS_NORM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     """One program per token and GROUP heads, all of them queries, or keys, or values."""
+    start_next(PDL)
     Q_PARTS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP)
     KV_PARTS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, GROUP)
     token = tl.program_id(0).to(tl.int64)
@@ -148,6 +158,7 @@ def qk_norm_rope_write_kernel(
             INTERLEAVED,
             HAS_NORM,
             COPIES=False,
+            PDL=PDL,
         )
         return
     slot = tl.load(slots_ptr + token)
@@ -170,11 +181,13 @@ def qk_norm_rope_write_kernel(
             INTERLEAVED,
             HAS_NORM,
             COPIES=True,
+            PDL=PDL,
         )
         return
     column = tl.arange(0, triton.next_power_of_2(GROUP * HEAD))
     column += (part - Q_PARTS - KV_PARTS) * GROUP * HEAD
     inside = column < tl.minimum((part - Q_PARTS - KV_PARTS + 1) * GROUP, NUM_KV_HEADS) * HEAD
+    wait_for_previous(PDL)
     value = tl.load(row + NUM_KV_HEADS * HEAD + column, mask=inside)
     tl.store(target + side_stride + column, value, mask=inside)
 
@@ -205,6 +218,7 @@ def rope(x: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool = Fals
         INTERLEAVED=interleaved,
         num_warps=NUM_WARPS,
         enable_fp_fusion=False,
+        **pdl_options(x),
     )
 
 
@@ -261,6 +275,7 @@ def qk_norm_rope_write(
         BLOCK_SIZE=block_size,
         num_warps=NUM_WARPS,
         enable_fp_fusion=False,
+        **pdl_options(qkv),
     )
 
 

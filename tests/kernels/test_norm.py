@@ -149,7 +149,7 @@ def test_a_kernel_that_scales_rows_of_its_own_gets_the_bits_of_rms_norm(
         assert torch.equal((x.float() * scale[:5, None]).to(dtype), expected)
         out = torch.empty_like(x)
         arguments = x, x, ones, out, EPS, size, 0, size
-        rms_norm_kernel[(5,)](*arguments, SIZE=size, ADD=False, num_warps=warps)
+        rms_norm_kernel[(5,)](*arguments, SIZE=size, ADD=False, PDL=False, num_warps=warps)
         assert torch.equal(out, expected)
 
 

@@ -16,7 +16,7 @@ def rms_norm(capability: int, dtype: str, size: int, *, add: bool) -> Resources:
     return compile_kernel(
         rms_norm_kernel,
         pointers | strides | {"eps": "fp32"},
-        {"SIZE": size, "ADD": add},
+        {"SIZE": size, "ADD": add, "PDL": capability >= 90},
         aligned=[*pointers, *strides],
         capability=capability,
         num_warps=num_warps(size),
@@ -29,7 +29,7 @@ def layer_norm(capability: int, dtype: str, size: int) -> Resources:
     return compile_kernel(
         layer_norm_kernel,
         pointers | strides | {"eps": "fp32"},
-        {"SIZE": size},
+        {"SIZE": size, "PDL": capability >= 90},
         aligned=[*pointers, *strides],
         capability=capability,
         num_warps=num_warps(size),
@@ -41,7 +41,7 @@ def act_and_mul(capability: int, dtype: str, activation: str) -> Resources:
     return compile_kernel(
         act_and_mul_kernel,
         pointers | {"row_stride": "i32"},
-        {"SIZE": 3072, "ACTIVATION": activation, "TILE": TILE},
+        {"SIZE": 3072, "ACTIVATION": activation, "TILE": TILE, "PDL": capability >= 90},
         aligned=[*pointers, "row_stride"],
         capability=capability,
     )
@@ -58,6 +58,7 @@ def rope(capability: int, dtype: str, head_size: int, rotary_size: int) -> Resou
             "HEAD": head_size,
             "ROTARY": rotary_size,
             "INTERLEAVED": rotary_size < head_size,
+            "PDL": capability >= 90,
         },
         aligned=[*pointers, "token_stride"],
         capability=capability,
@@ -85,6 +86,7 @@ def qk_norm_rope_write(
             "INTERLEAVED": False,
             "HAS_NORM": has_norm,
             "BLOCK_SIZE": 16,
+            "PDL": capability >= 90,
         },
         aligned=[*pointers, *strides],
         capability=capability,
@@ -100,7 +102,7 @@ def embed_tokens(capability: int, dtype: str, size: int) -> Resources:
     return compile_kernel(
         embed_tokens_kernel,
         pointers | strides | {"vocab_size": "i32"},
-        {"SIZE": size, "HAS_TOKEN_TABLE": True, "TILE": EMBEDDING_TILE},
+        {"SIZE": size, "HAS_TOKEN_TABLE": True, "TILE": EMBEDDING_TILE, "PDL": capability >= 90},
         aligned=[*pointers, *strides],
         capability=capability,
     )
