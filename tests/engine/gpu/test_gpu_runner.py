@@ -1,0 +1,126 @@
+"""The GPU's runner gives the tokens of its plain twin, and bits that depend on nothing beside."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pagetwin.conformance.checkers.all import check_all
+from pagetwin.conformance.lockstep import replay_history
+from pagetwin.engine import factory
+from pagetwin.engine.model_runner import ModelRunner
+from pagetwin.engine.sampling_params import SamplingParams
+from pagetwin.engine.trace import HeaderRecord
+from pagetwin.simulator.replica import Replica
+
+if TYPE_CHECKING:
+    from tests.engine.gpu.conftest import Outcome, RunModel
+
+MakePrompts = Callable[..., list[list[int]]]
+LENGTHS = [5, 40, 1, 33, 90, 17, 64, 50]
+MIXED = [
+    SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True),
+    SamplingParams(temperature=0.8, top_k=20, seed=3, max_tokens=9),
+    SamplingParams(temperature=0.0, max_tokens=6, logprobs=2),
+    SamplingParams(temperature=0.0, max_tokens=8, frequency_penalty=0.5, presence_penalty=0.1),
+    SamplingParams(temperature=1.0, seed=1, n=2, max_tokens=4),
+    SamplingParams(temperature=0.0, max_tokens=5, prompt_logprobs=1),
+    SamplingParams(top_p=0.9, min_p=0.01, repetition_penalty=1.2, max_tokens=7),
+    SamplingParams(temperature=0.0, max_tokens=8, min_tokens=3),
+]
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+WITH_LOGPROBS = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True, logprobs=5)
+
+
+def assert_same(outcome: "Outcome", expected: "Outcome") -> None:
+    assert outcome.tokens == expected.tokens
+    assert outcome.logprobs == expected.logprobs
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_every_kind_of_request_gets_the_tokens_of_the_plain_twin(
+    run_model: "RunModel",
+    prompts: MakePrompts,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    is_async: bool,
+) -> None:
+    requests = prompts(LENGTHS)
+    if device == "cpu":
+        import pagetwin.engine.gpu_runner as gpu
+
+        monkeypatch.setattr(factory, "ModelRunner", gpu.GpuRunner)
+    outcome = run_model(requests, MIXED, async_scheduling=is_async)
+    monkeypatch.undo()
+    monkeypatch.setattr("pagetwin.engine.gpu_runner.GpuRunner", ModelRunner)
+    assert_same(outcome, run_model(requests, MIXED, async_scheduling=False))
+    assert len({tokens for samples in outcome.tokens for tokens in samples}) == len(LENGTHS) + 1
+    assert all(samples[0] for samples in (outcome.logprobs[2],))
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, "Outcome"]:
+    """Outcomes of a roomy, plain, unbatched run, made once."""
+    return {}
+
+
+KNOBS: dict[str, dict[str, Any]] = {
+    "eager": {"enforce_eager": True},
+    "synchronous": {"async_scheduling": False},
+    "chunks of 7": {"long_prefill_token_threshold": 7},
+    "no prefix cache": {"enable_prefix_caching": False},
+    "recompute": {"num_blocks": 27, "preemption_mode": "recompute"},
+    "swap": {"num_blocks": 27, "preemption_mode": "swap", "num_host_blocks": 60},
+    "blocks of 64": {"block_size": 64, "num_blocks": 60},
+    "one at a time": {"max_num_seqs": 1},
+    "synchronous and eager": {"async_scheduling": False, "enforce_eager": True},
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("params", [GREEDY, WITH_LOGPROBS], ids=["tokens", "bits"])
+@pytest.mark.parametrize("knobs", KNOBS.values(), ids=list(KNOBS))
+def test_tokens_and_bits_do_not_depend_on_how_they_were_computed(
+    run_model: "RunModel",
+    prompts: MakePrompts,
+    expected: dict[str, "Outcome"],
+    knobs: dict[str, Any],
+    params: SamplingParams,
+) -> None:
+    requests = prompts([*LENGTHS, 70, 66], shared=30)
+    name = str(params.num_logprobs)
+    if name not in expected:
+        expected[name] = run_model(requests, params)
+    outcome = run_model(requests, params, **knobs)
+    assert_same(outcome, expected[name])
+    graph_sizes = {t.graph_size for t in outcome.timings}
+    assert (graph_sizes == {0}) == bool(knobs.get("enforce_eager"))
+    assert all(t.device_s > 0 for t in outcome.timings)
+    if knobs.get("preemption_mode") == "swap":
+        assert outcome.counters.preemptions_swap > 0
+    elif "preemption_mode" in knobs:
+        assert outcome.counters.preemptions_recompute > 0
+    if knobs.get("enable_prefix_caching", True):
+        assert outcome.counters.prefix_hit_tokens > 0
+
+
+@pytest.mark.gpu
+def test_a_step_without_a_graph_says_why(run_model: "RunModel", prompts: MakePrompts) -> None:
+    outcome = run_model(prompts(LENGTHS), GREEDY)
+    assert {bool(t.graph_size) for t in outcome.timings} == {True, False}
+    for timings in outcome.timings:
+        assert bool(timings.graph_size) != bool(timings.eager_reason)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("knobs", KNOBS.values(), ids=list(KNOBS))
+def test_decisions_and_block_tables_are_those_of_the_twin(
+    run_model: "RunModel", prompts: MakePrompts, knobs: dict[str, Any]
+) -> None:
+    outcome = run_model(prompts([*LENGTHS, 70, 66], shared=30), MIXED + MIXED[:2], **knobs)
+    header = outcome.records[0]
+    assert isinstance(header, HeaderRecord)
+    report = replay_history(outcome.records, Replica(header.cache, header.scheduler))
+    assert report.equal, report.explain()
+    assert report.block_tables_compared > 0
+    assert check_all(outcome.records) == []
