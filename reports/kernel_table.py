@@ -7,16 +7,26 @@ from pagetwin.reports.tables import Table, number
 
 def kernel_table(report: KernelReport, peers: Peers | None) -> Table:
     """A row per kernel and shape; where a peer did the same work, how many times ours fits in."""
-    columns = ["kernel", "shape", "us", "GB/s", "of copy", "TFLOP/s", "of matmul"]
+    columns = ["kernel", "rows", "shape", "us", "GB/s", "of copy", "TFLOP/s", "of matmul"]
     columns += ["alone us", "FA3 alone", "FA3 / ours"] if peers else []
     rows = []
     for row in report.rows:
-        cells = [row.kernel, row.shape, *_speed(row, report.ceilings)]
+        cells = [row.kernel, str(row.rows), row.shape, *_speed(row, report.ceilings)]
         if peers:
             peer = peers.case(row.compared_with) if row.compared_with else None
             cells += _beside(row, peer)
         rows.append(cells)
-    return Table(columns, rows, num_left=2)
+    return Table(columns, rows, num_left=3)
+
+
+def kernel_grid(report: KernelReport) -> Table:
+    """What is compared with no peer: microseconds by rows, and the share of the nearer ceiling."""
+    others = [row for row in report.rows if row.compared_with is None]
+    columns = sorted({row.rows for row in others})
+    kinds = dict.fromkeys((row.kernel, row.shape) for row in others)
+    cells = {(row.kernel, row.shape, row.rows): _in_grid(row, report.ceilings) for row in others}
+    rows = [[*kind, *(cells.get((*kind, count), "") for count in columns)] for kind in kinds]
+    return Table(["kernel", "shape", *map(str, columns)], rows, num_left=2)
 
 
 def attention_table(report: KernelReport, peers: Peers | None) -> Table:
@@ -56,7 +66,9 @@ def ceilings_table(report: KernelReport, peers: Peers | None) -> Table:
 
 def failures(report: KernelReport) -> list[str]:
     """A line for each kernel that did not run."""
-    return [f"{row.kernel}, {row.shape}: {row.error}" for row in report.rows if row.error]
+    return [
+        f"{row.kernel}, {row.rows} x {row.shape}: {row.error}" for row in report.rows if row.error
+    ]
 
 
 def ceilings_line(ceilings: Ceilings) -> str:
@@ -64,6 +76,13 @@ def ceilings_line(ceilings: Ceilings) -> str:
         f"copy {number(ceilings.copy_gb_per_s, 4)} GB/s, "
         f"bfloat16 matmul {number(ceilings.matmul_tflops)} TFLOP/s, measured in the same run"
     )
+
+
+def _in_grid(row: KernelRow, ceilings: Ceilings) -> str:
+    if row.error:
+        return "failed"
+    shares = row.gb_per_s / ceilings.copy_gb_per_s, row.tflops / ceilings.matmul_tflops
+    return f"{number(row.us)} ({max(shares):.0%})"
 
 
 def _speed(row: KernelRow, ceilings: Ceilings) -> list[str]:

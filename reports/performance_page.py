@@ -14,7 +14,7 @@ import msgspec
 from pagetwin.conformance.bench.kernel_result import KernelReport
 from pagetwin.conformance.bench.offline_result import OfflineReport
 from pagetwin.engine.errors import TraceError
-from pagetwin.reports.kernel_table import attention_table, ceilings_table, kernel_table
+from pagetwin.reports.kernel_table import attention_table, ceilings_table, kernel_grid
 from pagetwin.reports.offline_table import floor_table, offline_table, startup_table, step_table
 from pagetwin.reports.peers import Peers
 from pagetwin.reports.tables import Table, number
@@ -109,7 +109,7 @@ def _attention(results: Results) -> Table:
 
 
 def _kernels(results: Results) -> Table:
-    return kernel_table(results.kernels, None)
+    return kernel_grid(results.kernels)
 
 
 def _versions(results: Results) -> Table:

@@ -72,6 +72,7 @@ def attention_cases(batches: Iterable[Batch]) -> Iterator[Case]:
         yield Case(
             kernel="attention",
             shape=batch.name,
+            rows=sum(batch.num_rows),
             num_bytes=batch.num_bytes,
             flops=batch.flops,
             make=partial(_make, batch),

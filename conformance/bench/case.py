@@ -36,6 +36,9 @@ class Case:
 
     kernel: str
     shape: str
+    """Without the rows."""
+    rows: int
+    """Tokens, or whatever else the work grows with."""
     num_bytes: int
     flops: int
     make: Callable[[Source], Launch]

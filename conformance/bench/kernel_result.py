@@ -24,8 +24,9 @@ class KernelRow(msgspec.Struct, frozen=True, kw_only=True):
     """A kernel on one shape."""
 
     key: str
-    """device/kernel/shape."""
+    """device/kernel/rows/shape."""
     kernel: str
+    rows: int
     shape: str
     us: float
     """Replayed from a CUDA graph, as in a model: the median of the samples."""
@@ -52,14 +53,16 @@ class KernelRow(msgspec.Struct, frozen=True, kw_only=True):
         *,
         device: str,
         kernel: str,
+        rows: int,
         shape: str,
         compared_with: str | None = None,
         alone_s: Sequence[float] | None = None,
     ) -> Self:
         seconds = statistics.median(samples_s)
         return cls(
-            key=f"{device}/{kernel}/{shape}",
+            key=f"{device}/{kernel}/{rows}/{shape}",
             kernel=kernel,
+            rows=rows,
             shape=shape,
             us=seconds * 1e6,
             samples_us=_microseconds(samples_s),
@@ -73,11 +76,12 @@ class KernelRow(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @classmethod
-    def failed(cls, error: Exception, *, device: str, kernel: str, shape: str) -> Self:
+    def failed(cls, error: Exception, *, device: str, kernel: str, rows: int, shape: str) -> Self:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         return cls(
-            key=f"{device}/{kernel}/{shape}",
+            key=f"{device}/{kernel}/{rows}/{shape}",
             kernel=kernel,
+            rows=rows,
             shape=shape,
             us=0.0,
             samples_us=(),

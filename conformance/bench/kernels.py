@@ -96,13 +96,16 @@ def _measured(case: Case, timers: Timers, device: torch.device, name: str) -> Ke
         if case.compared_with is not None:
             alone_s = timers.alone(launches[:1])
     except Exception as error:
-        return KernelRow.failed(error, device=name, kernel=case.kernel, shape=case.shape)
+        return KernelRow.failed(
+            error, device=name, kernel=case.kernel, rows=case.rows, shape=case.shape
+        )
     return KernelRow.of(
         samples_s,
         case.num_bytes,
         case.flops,
         device=name,
         kernel=case.kernel,
+        rows=case.rows,
         shape=case.shape,
         compared_with=case.compared_with,
         alone_s=alone_s,

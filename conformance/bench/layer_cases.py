@@ -33,7 +33,8 @@ def _rms_norm(rows: int, hidden: int) -> Case:
 
     return Case(
         kernel="rms_norm",
-        shape=f"{rows} x {hidden}",
+        shape=str(hidden),
+        rows=rows,
         num_bytes=2 * (2 * rows * hidden + hidden),
         flops=4 * rows * hidden,
         make=make,
@@ -48,7 +49,8 @@ def _add_rms_norm(rows: int, hidden: int) -> Case:
 
     return Case(
         kernel="add_rms_norm",
-        shape=f"{rows} x {hidden}",
+        shape=str(hidden),
+        rows=rows,
         num_bytes=2 * (4 * rows * hidden + hidden),
         flops=5 * rows * hidden,
         make=make,
@@ -73,8 +75,8 @@ def _qk_norm_rope_write(rows: int, model: ModelShape) -> Case:
 
     return Case(
         kernel="qk_norm_rope_write",
-        shape=f"{rows} x {model.num_heads} + 2 x {model.num_kv_heads} heads"
-        f"{' with norm' if model.qk_norm else ''}",
+        shape=f"{model.num_heads} + 2 x {model.num_kv_heads} heads" + ", norm" * model.qk_norm,
+        rows=rows,
         # Queries in and out; keys and values in, and out to the cache; angles; two integers.
         num_bytes=rows * (2 * 2 * width + 4 * model.head_size + 2 * 8),
         flops=rows * (6 + 5 * model.qk_norm) * (model.q_size + model.kv_size),
@@ -89,7 +91,8 @@ def _silu_and_mul(rows: int, inner: int) -> Case:
 
     return Case(
         kernel="silu_and_mul",
-        shape=f"{rows} x {inner}",
+        shape=str(inner),
+        rows=rows,
         num_bytes=2 * 3 * rows * inner,
         flops=5 * rows * inner,
         make=make,
@@ -106,7 +109,8 @@ def _copy_blocks(num_pairs: int, model: ModelShape) -> Case:
 
     return Case(
         kernel="copy_blocks",
-        shape=f"{num_pairs} blocks of {BLOCK_SIZE} tokens, {model.num_layers} layers",
+        shape=f"blocks of {BLOCK_SIZE} tokens, {model.num_layers} layers",
+        rows=num_pairs,
         num_bytes=2 * 2 * planes * num_pairs * elements,
         flops=0,
         make=make,

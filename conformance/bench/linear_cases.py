@@ -52,7 +52,8 @@ def _norm_case(
 
     return Case(
         kernel=kernel,
-        shape=f"{rows} x {size} x {num_columns}",
+        shape=f"{size} x {num_columns}",
+        rows=rows,
         num_bytes=2 * (rows * size + size + num_columns * size + rows * num_out),
         flops=2 * rows * size * num_columns,
         make=make,
@@ -67,7 +68,8 @@ def _linear_add(rows: int, size: int, num_columns: int) -> Case:
 
     return Case(
         kernel="linear_add",
-        shape=f"{rows} x {size} x {num_columns}",
+        shape=f"{size} x {num_columns}",
+        rows=rows,
         num_bytes=2 * (rows * size + num_columns * size + 2 * rows * num_columns),
         flops=2 * rows * size * num_columns,
         make=make,
@@ -83,7 +85,8 @@ def _logits(rows: int, model: ModelShape) -> Case:
 
     return Case(
         kernel="linear",
-        shape=f"{rows} x {model.hidden} x {model.vocab} to float32",
+        shape=f"{model.hidden} x {model.vocab}, to float32",
+        rows=rows,
         num_bytes=2 * (rows + model.vocab) * model.hidden + 4 * rows * model.vocab,
         flops=2 * rows * model.hidden * model.vocab,
         make=make,

@@ -45,7 +45,8 @@ def _sample(name: str, params: SamplingParams, rows: int, vocab: int) -> Case:
 
     return Case(
         kernel="sample",
-        shape=f"{rows} x {vocab}, {name}",
+        shape=f"{vocab}, {name}",
+        rows=rows,
         num_bytes=4 * rows * vocab,
         flops=0,
         make=make,

@@ -48,7 +48,9 @@ def launch_once(launches: Sequence[Launch]) -> list[float]:
     return [1e-5]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kernel} {case.shape}")
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case.kernel} {case.rows} x {case.shape}"
+)
 def test_a_case_launches(case: Case, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pagetwin.conformance.bench.timing.COLD_BYTES", 1)
     monkeypatch.setattr("pagetwin.conformance.bench.kernels.COPIED_ELEMENTS", 4)
@@ -70,7 +72,7 @@ def test_a_case_that_fails_is_a_row_that_says_why(
     def fail(source: object) -> Launch:
         raise ValueError("too wide\nfor this tile")
 
-    broken = Case(kernel="odd", shape="1", num_bytes=1, flops=0, make=fail)
+    broken = Case(kernel="odd", shape="1", rows=1, num_bytes=1, flops=0, make=fail)
     timers = Timers(launch_once, launch_once)
     [row] = measure_kernels([broken], timers, device, Silent()).rows
     assert row.error == "ValueError: too wide"
@@ -86,7 +88,7 @@ def test_kernels_are_chosen_by_name() -> None:
 
 def test_keys_are_distinct() -> None:
     full = all_cases(Shapes())
-    assert len({(case.kernel, case.shape) for case in full}) == len(full)
+    assert len({(case.kernel, case.rows, case.shape) for case in full}) == len(full)
 
 
 def test_the_inputs_of_an_attention_case_are_those_of_a_step() -> None:

@@ -9,6 +9,7 @@ from pagetwin.reports.kernel_table import (
     ceilings_line,
     ceilings_table,
     failures,
+    kernel_grid,
     kernel_table,
 )
 from pagetwin.reports.peers import AttentionPeer, Peers, Speed
@@ -26,13 +27,14 @@ PEERS = Peers(
 )
 
 
-def row(kernel: str, shape: str, compared_with: str | None = None) -> KernelRow:
+def row(kernel: str, rows: int, shape: str, compared_with: str | None = None) -> KernelRow:
     return KernelRow.of(
         [9e-6, 10e-6, 14e-6],
         10**6,
         10**9,
         device="a GPU",
         kernel=kernel,
+        rows=rows,
         shape=shape,
         compared_with=compared_with,
         alone_s=[16e-6] if compared_with else None,
@@ -42,7 +44,7 @@ def row(kernel: str, shape: str, compared_with: str | None = None) -> KernelRow:
 @pytest.fixture
 def report() -> KernelReport:
     broken = KernelRow.failed(
-        ValueError("too wide\nby far"), device="a GPU", kernel="odd", shape="7"
+        ValueError("too wide\nby far"), device="a GPU", kernel="odd", rows=7, shape="9"
     )
     return KernelReport(
         version="0.1.0",
@@ -54,23 +56,23 @@ def report() -> KernelReport:
         seed=0,
         config={},
         ceilings=Ceilings(copy_gb_per_s=200.0, matmul_tflops=400.0),
-        rows=(row("attention", "decode", "decode"), row("rms_norm", "1 x 64"), broken),
+        rows=(row("attention", 2, "decode", "decode"), row("rms_norm", 1, "64"), broken),
     )
 
 
 def test_a_row_is_the_median_of_its_samples() -> None:
-    made = row("rms_norm", "1 x 64")
+    made = row("rms_norm", 1, "64")
     assert made.us == pytest.approx(10)
     assert made.gb_per_s == pytest.approx(100)
     assert made.tflops == pytest.approx(100)
     assert made.samples_us == (9.0, 10.0, 14.0)
-    assert made.key == "a GPU/rms_norm/1 x 64"
+    assert made.key == "a GPU/rms_norm/1/64"
 
 
 def test_times_stand_beside_the_ceilings(report: KernelReport) -> None:
     table = kernel_table(report, None)
-    assert table.rows[1] == ["rms_norm", "1 x 64", "10.0", "100", "50%", "100", "25%"]
-    assert table.rows[2][:3] == ["odd", "7", "failed"]
+    assert table.rows[1] == ["rms_norm", "1", "64", "10.0", "100", "50%", "100", "25%"]
+    assert table.rows[2][:4] == ["odd", "7", "9", "failed"]
 
 
 def test_a_peer_is_compared_with_the_launch_alone(report: KernelReport) -> None:
@@ -81,6 +83,12 @@ def test_a_peer_is_compared_with_the_launch_alone(report: KernelReport) -> None:
     assert shown == ["decode", "10.0", "16.0", "100", "100", "20.0", "50.0", "1.00", "1.25"]
 
 
+def test_a_grid_has_a_column_for_each_number_of_rows(report: KernelReport) -> None:
+    table = kernel_grid(report)
+    assert table.columns == ["kernel", "shape", "1", "7"]
+    assert table.rows == [["rms_norm", "64", "10.0 (50%)", ""], ["odd", "9", "", "failed"]]
+
+
 def test_ceilings_stand_beside_those_of_the_peers_day(report: KernelReport) -> None:
     assert ceilings_table(report, PEERS).rows[0] == ["copy, GB/s", "200.0", "1,234"]
     assert ceilings_table(report, None).columns == ["ceiling", "measured"]
@@ -88,7 +96,7 @@ def test_ceilings_stand_beside_those_of_the_peers_day(report: KernelReport) -> N
 
 
 def test_what_failed_is_a_line(report: KernelReport) -> None:
-    assert failures(report) == ["odd, 7: ValueError: too wide"]
+    assert failures(report) == ["odd, 7 x 9: ValueError: too wide"]
 
 
 def test_a_report_survives_its_file(report: KernelReport) -> None:
