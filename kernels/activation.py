@@ -9,7 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+from pagetwin.kernels.launch import Launcher
+from pagetwin.kernels.pdl import start_next, wait_for_previous
 
 TILE = 1024
 
@@ -68,6 +69,9 @@ def act_and_mul_kernel(
     tl.store(out_ptr + row * SIZE + column, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+_act_and_mul = Launcher(act_and_mul_kernel)
+
+
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """As reference_layers.silu_and_mul: rows gate_up [T, 2 I] of any stride, to [T, I]."""
     return _launch(gate_up, "silu")
@@ -83,14 +87,10 @@ def _launch(gate_up: Tensor, activation: str) -> Tensor:
     size = width // 2
     out = torch.empty((num_rows, size), dtype=gate_up.dtype, device=gate_up.device)
     if num_rows:
-        act_and_mul_kernel[(num_rows, triton.cdiv(size, TILE))](
-            gate_up,
-            out,
-            gate_up.stride(0),
-            SIZE=size,
-            ACTIVATION=activation,
-            TILE=TILE,
-            **pdl_options(gate_up),
+        _act_and_mul(
+            (num_rows, triton.cdiv(size, TILE), 1),
+            (gate_up, out, gate_up.stride(0)),
+            (size, activation, TILE),
         )
     return out
 

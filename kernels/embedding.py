@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+from pagetwin.kernels.launch import Launcher
+from pagetwin.kernels.pdl import start_next, wait_for_previous
 
 TILE = 1024
 
@@ -44,6 +45,9 @@ def embed_tokens_kernel(
     tl.store(out_ptr + i * SIZE + column, x, mask=inside)
 
 
+_embed_tokens = Launcher(embed_tokens_kernel)
+
+
 def embed_tokens(
     token_ids: Tensor,
     table: Tensor,
@@ -59,20 +63,20 @@ def embed_tokens(
     num_tokens, size = len(token_ids), table.shape[1]
     out = torch.empty((num_tokens, size), dtype=table.dtype, device=table.device)
     if num_tokens:
-        embed_tokens_kernel[(num_tokens, triton.cdiv(size, TILE))](
-            token_ids,
-            table,
-            token_table,
-            token_rows,
-            positions,
-            out,
-            table.shape[0],
-            table.stride(0),
-            0 if token_table is None else token_table.stride(0),
-            SIZE=size,
-            HAS_TOKEN_TABLE=token_table is not None,
-            TILE=TILE,
-            **pdl_options(table),
+        _embed_tokens(
+            (num_tokens, triton.cdiv(size, TILE), 1),
+            (
+                token_ids,
+                table,
+                token_table,
+                token_rows,
+                positions,
+                out,
+                table.shape[0],
+                table.stride(0),
+                0 if token_table is None else token_table.stride(0),
+            ),
+            (size, token_table is not None, TILE),
         )
     return out
 

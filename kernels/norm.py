@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+from pagetwin.kernels.launch import Launcher
+from pagetwin.kernels.pdl import start_next, wait_for_previous
 
 LANES = 256
 """Running sums per row. Part of what the results are: another number gives other bits."""
@@ -162,6 +163,10 @@ def layer_norm_kernel(
         tl.store(out_ptr + row * out_stride + column, y.to(x.dtype), mask=column < SIZE)
 
 
+_rms_norm = Launcher(rms_norm_kernel)
+_layer_norm = Launcher(layer_norm_kernel)
+
+
 def num_warps(size: int) -> int:
     """Each thread holds its part of a row in registers: some 64 values, or 16 bytes at least."""
     return max(1, min(16, int(triton.next_power_of_2(size)) // 1024))
@@ -176,19 +181,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
     if out is None:
         out = torch.empty((num_rows, size), dtype=x.dtype, device=x.device)
     if num_rows:
-        rms_norm_kernel[(num_rows,)](
-            x,
-            x,
-            weight,
-            out,
-            eps,
-            x.stride(0),
-            0,
-            out.stride(0),
-            SIZE=size,
-            ADD=False,
-            num_warps=num_warps(size),
-            **pdl_options(x),
+        _rms_norm(
+            (num_rows, 1, 1),
+            (x, x, weight, out, eps, x.stride(0), 0, out.stride(0)),
+            (size, False),
+            num_warps(size),
         )
     return out
 
@@ -198,19 +195,11 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
     num_rows, size = x.shape
     out = torch.empty((num_rows, size), dtype=x.dtype, device=x.device)
     if num_rows:
-        rms_norm_kernel[(num_rows,)](
-            x,
-            residual,
-            weight,
-            out,
-            eps,
-            x.stride(0),
-            residual.stride(0),
-            size,
-            SIZE=size,
-            ADD=True,
-            num_warps=num_warps(size),
-            **pdl_options(x),
+        _rms_norm(
+            (num_rows, 1, 1),
+            (x, residual, weight, out, eps, x.stride(0), residual.stride(0), size),
+            (size, True),
+            num_warps(size),
         )
     return out
 
@@ -220,26 +209,20 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     num_rows, size = x.shape
     out = torch.empty((num_rows, size), dtype=x.dtype, device=x.device)
     if num_rows:
-        layer_norm_kernel[(num_rows,)](
-            x,
-            weight,
-            bias,
-            out,
-            eps,
-            x.stride(0),
-            size,
-            SIZE=size,
-            num_warps=num_warps(size),
-            **pdl_options(x),
+        _layer_norm(
+            (num_rows, 1, 1),
+            (x, weight, bias, out, eps, x.stride(0), size),
+            (size,),
+            num_warps(size),
         )
     return out
 
 
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+@torch.library.custom_op("pagetwin::rms_norm", mutates_args=())
+def rms_norm_op(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return rms_norm(x, weight, eps)
 
 
-rms_norm_op = torch.library.custom_op("pagetwin::rms_norm", _rms_norm, mutates_args=())
 rms_norm_op.register_fake(lambda x, weight, eps: x.new_empty(x.shape))
 add_rms_norm_op = torch.library.custom_op(
     "pagetwin::add_rms_norm", add_rms_norm, mutates_args={"residual"}

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.norm import normalised, row_scale
-from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+from pagetwin.kernels.pdl import start_next, wait_for_previous
 
 GROUP = 8
 """Heads of one program, at most; 8 warps of them would still share the token's cosines."""
@@ -192,6 +193,10 @@ def qk_norm_rope_write_kernel(
     tl.store(target + side_stride + column, value, mask=inside)
 
 
+_rope = Launcher(rope_kernel, enable_fp_fusion=False)
+_qk_norm_rope_write = Launcher(qk_norm_rope_write_kernel, enable_fp_fusion=False)
+
+
 def rope(x: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool = False) -> None:
     """As reference_layers.rope, in place; the heads of a token lie together.
 
@@ -206,19 +211,11 @@ def rope(x: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool = Fals
     if not num_tokens:
         return
     group = min(GROUP, triton.next_power_of_2(num_heads))
-    rope_kernel[(num_tokens, triton.cdiv(num_heads, group))](
-        x,
-        positions,
-        cos_sin,
-        x.stride(0),
-        NUM_HEADS=num_heads,
-        GROUP=group,
-        HEAD=head_size,
-        ROTARY=cos_sin.shape[1],
-        INTERLEAVED=interleaved,
-        num_warps=NUM_WARPS,
-        enable_fp_fusion=False,
-        **pdl_options(x),
+    _rope(
+        (num_tokens, triton.cdiv(num_heads, group), 1),
+        (x, positions, cos_sin, x.stride(0)),
+        (num_heads, group, head_size, cos_sin.shape[1], interleaved),
+        NUM_WARPS,
     )
 
 
@@ -252,30 +249,33 @@ def qk_norm_rope_write(
     num_heads = width // head_size - 2 * num_kv_heads
     group = min(GROUP, triton.next_power_of_2(num_kv_heads))
     num_parts = triton.cdiv(num_heads, group) + 2 * triton.cdiv(num_kv_heads, group)
-    qk_norm_rope_write_kernel[(num_tokens, num_parts)](
-        qkv,
-        q_weight,
-        k_weight,
-        cos_sin,
-        positions,
-        kv_cache,
-        slot_mapping,
-        eps,
-        qkv.stride(0),
-        kv_cache.stride(0),
-        kv_cache.stride(1),
-        kv_cache.stride(2),
-        NUM_HEADS=num_heads,
-        NUM_KV_HEADS=num_kv_heads,
-        GROUP=group,
-        HEAD=head_size,
-        ROTARY=cos_sin.shape[1],
-        INTERLEAVED=interleaved,
-        HAS_NORM=q_weight is not None,
-        BLOCK_SIZE=block_size,
-        num_warps=NUM_WARPS,
-        enable_fp_fusion=False,
-        **pdl_options(qkv),
+    _qk_norm_rope_write(
+        (num_tokens, num_parts, 1),
+        (
+            qkv,
+            q_weight,
+            k_weight,
+            cos_sin,
+            positions,
+            kv_cache,
+            slot_mapping,
+            eps,
+            qkv.stride(0),
+            kv_cache.stride(0),
+            kv_cache.stride(1),
+            kv_cache.stride(2),
+        ),
+        (
+            num_heads,
+            num_kv_heads,
+            group,
+            head_size,
+            cos_sin.shape[1],
+            interleaved,
+            q_weight is not None,
+            block_size,
+        ),
+        NUM_WARPS,
     )
 
 
