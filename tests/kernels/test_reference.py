@@ -1,4 +1,4 @@
-"""The reference attention against a loop over keys, and its bound against injected mistakes."""
+"""The references against simpler words for the same: loops, complex numbers, single steps."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagetwin.kernels import reference_layers
 from pagetwin.kernels.reference import dense_attention, write_kv
 from pagetwin.kernels.trial import make_sequence
 
@@ -64,3 +65,46 @@ def test_slot_minus_one_writes_nothing() -> None:
         [1, 1, 2, 0, 0],
         [1, 1, 2, 0, 1],
     ]
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rope_multiplies_pairs_of_channels_as_complex_numbers(interleaved: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 3, 10, dtype=torch.float64, generator=generator)
+    angles = torch.randn(7, 3, dtype=torch.float64, generator=generator)
+    positions = torch.tensor([6, 0, 2, 2])
+
+    def as_complex(heads: torch.Tensor) -> torch.Tensor:
+        pairs = heads[..., :6].reshape(4, 3, *((3, 2) if interleaved else (2, 3)))
+        return torch.view_as_complex((pairs if interleaved else pairs.mT).contiguous())
+
+    turned = x.clone()
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    reference_layers.rope(turned, positions, table, interleaved)
+    turns = torch.polar(torch.ones_like(angles), angles)[positions][:, None]
+    torch.testing.assert_close(as_complex(turned), as_complex(x) * turns)
+    assert torch.equal(turned[..., 6:], x[..., 6:])
+
+
+def test_heads_are_normalised_then_turned_then_written() -> None:
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(3, 4 * 6, generator=generator)
+    q, k, v = qkv.clone().view(3, 4, 6).split((2, 1, 1), dim=1)  # type: ignore[no-untyped-call]
+    weights = torch.randn(2, 6, generator=generator)
+    table = torch.randn(9, 4, generator=generator)
+    positions = torch.tensor([8, 0, 3])
+    cache = torch.zeros(2, 3, 2, 1, 6)
+    slots = torch.tensor([5, -1, 2])
+    reference_layers.qk_norm_rope_write(
+        qkv, weights[0], weights[1], 1e-6, table, positions, cache, slots
+    )
+    q, k = (
+        reference_layers.rms_norm(x, weight, 1e-6)
+        for x, weight in zip((q, k), weights, strict=True)
+    )
+    for x in (q, k):
+        reference_layers.rope(x, positions, table)
+    assert torch.equal(qkv.view(3, 4, 6)[:, :2], q)
+    assert torch.equal(cache[:, 2, 1], torch.stack((k[0], v[0])))
+    assert torch.equal(cache[:, 1, 0], torch.stack((k[2], v[2])))
+    assert cache.count_nonzero() == 4 * 6
