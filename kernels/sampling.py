@@ -31,7 +31,7 @@ class Scratch(NamedTuple):
     scores: Tensor
     """float64 [max_rows, c]"""
     masses: Tensor
-    """float64 [max_rows, c]"""
+    """float32 [max_rows, c]"""
     tokens: Tensor
     """int32 [max_rows, c]"""
     tops: Tensor
@@ -54,7 +54,7 @@ class Scratch(NamedTuple):
         return cls(
             peaks=zeros(chunks, torch.float32),
             scores=zeros(chunks, torch.float64),
-            masses=zeros(chunks, torch.float64),
+            masses=zeros(chunks, torch.float32),
             tokens=zeros(chunks),
             tops=zeros(groups, torch.float32),
             hot=zeros(groups),
@@ -83,7 +83,7 @@ def sample_greedy(
     where the largest logit is not a finite number, or any is NaN; such a row gets token 0. Nothing
     is written for padding rows.
     """
-    _check(logits, words, scratch)
+    _check(logits, words, out, failed, scratch)
     chunks = scratch.peaks.shape[1]
     greedy_kernel[(chunks, logits.shape[0])](
         logits,
@@ -118,7 +118,7 @@ def sample(
     `logits` is changed where a row has penalties, so rows must not share memory. A row fails by its
     logits after penalties.
     """
-    _check(logits, words, scratch)
+    _check(logits, words, out, failed, scratch)
     num_rows, chunks = logits.shape[0], scratch.peaks.shape[1]
     penalise(logits, words, token_table, scratch.counts)
     summarise_kernel[(chunks, num_rows)](
@@ -157,7 +157,7 @@ def sample(
     )
 
 
-def _check(logits: Tensor, words: Tensor, scratch: Scratch) -> None:
+def _check(logits: Tensor, words: Tensor, out: Tensor, failed: Tensor, scratch: Scratch) -> None:
     rows, columns = logits.shape
     if logits.dtype != torch.float32 or logits.stride(1) != 1 or columns < scratch.vocab_size:
         raise ValueError(
@@ -175,6 +175,12 @@ def _check(logits: Tensor, words: Tensor, scratch: Scratch) -> None:
             f"sampling: words must be int32 [NUM_WORDS, {rows}], contiguous along the rows; they "
             f"are {words.dtype} {tuple(words.shape)} with strides {words.stride()}"
         )
+    for name, result in (("out", out), ("failed", failed)):
+        if result.dtype != torch.int32 or not result.is_contiguous() or len(result) < rows:
+            raise ValueError(
+                f"sampling: {name} must be int32 [{rows}], contiguous; it is {result.dtype} "
+                f"{tuple(result.shape)} with strides {result.stride()}"
+            )
 
 
 def _sample_op(

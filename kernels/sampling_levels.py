@@ -15,16 +15,19 @@ import triton
 import triton.language as tl
 
 from pagetwin.kernels.sampling_noise import (
+    LOG2E,
     NO_TOKEN,
     largest_score,
     noise_words,
-    rough_gumbel,
     scaled,
 )
 
 GROUP = tl.constexpr(64)
 TILE = tl.constexpr(4096)
 """Tokens of hot groups that are looked at at once."""
+ROUGH_MASS_ERROR = tl.constexpr(2e-5)
+"""More than a row's rough mass, and rough_mass, can be off, relative to the row's mass. A term is
+off by some 2**-24 times its depth, which is small where the mass is, and sums have few levels."""
 
 
 @triton.jit
@@ -47,9 +50,9 @@ def raised(x):
 
 
 @triton.jit
-def mass(x, peak):
-    """Sum of exp(x - peak) of the float32 x, in float64, as the softmax of engine/logits.py."""
-    return tl.sum(tl.exp(x.to(tl.float64) - peak.to(tl.float64)), 0)
+def rough_mass(depth):
+    """Sum of exp(-depth), float32, within ROUGH_MASS_ERROR of it."""
+    return tl.sum(tl.exp2(-depth * LOG2E), 0)
 
 
 @triton.jit
@@ -96,17 +99,34 @@ def count_hot(row, num_hot, level, VOCAB: tl.constexpr):
 
 @triton.jit
 def mass_before(row, num_hot, limit_x, limit_token, peak, VOCAB: tl.constexpr):
-    """The mass, float64, of the tokens before the limit, which has listed the hot groups."""
+    """The rough mass, float64, of the tokens before the limit, which has listed the hot groups."""
     total = tl.full([], 0.0, tl.float64)
     for start in range(0, num_hot, TILE // GROUP):
         token, x = load_hot(row, start, num_hot, VOCAB)
         before = is_before(x, token, limit_x, limit_token)
-        total += mass(tl.where(before, x, float("-inf")), peak)
+        total += rough_mass(tl.where(before, peak - x, float("inf"))).to(tl.float64)
     return total
 
 
 @triton.jit
-def draw_before(row, num_hot, limit_x, limit_token, draw, VOCAB: tl.constexpr):
+def exact_excess(row, level, x, token, peak, top_p, VOCAB: tl.constexpr):
+    """The mass before a token less top_p of all that reaches the level, from the whole row."""
+    logits_ptr, _, temperature = row
+    before = tl.full([], 0.0, tl.float64)
+    total = tl.full([], 0.0, tl.float64)
+    for start in range(0, VOCAB, TILE):
+        others = start + tl.arange(0, TILE)
+        logit = tl.load(logits_ptr + others, mask=others < VOCAB, other=float("-inf"))
+        value = scaled(logit, temperature)
+        # The softmax's terms in engine/logits.py.
+        term = tl.exp(value.to(tl.float64) - peak.to(tl.float64))
+        total += tl.sum(tl.where(value >= level, term, 0.0), 0)
+        before += tl.sum(tl.where(is_before(value, others, x, token), term, 0.0), 0)
+    return before - top_p * total
+
+
+@triton.jit
+def draw_before(row, num_hot, limit_x, limit_token, peak, draw, VOCAB: tl.constexpr):
     """The token of the largest noisy logit among those before the limit; there must be one."""
     logits_ptr, hot_ptr, temperature = row
     best_score = tl.full([], float("-inf"), tl.float64)
@@ -116,11 +136,11 @@ def draw_before(row, num_hot, limit_x, limit_token, draw, VOCAB: tl.constexpr):
         token, x = load_hot(row, start, num_hot, VOCAB)
         slot = start + quarter // (GROUP // 4)
         group = tl.load(hot_ptr + slot, mask=slot < num_hot, other=0)
-        block = group * (GROUP // 4) + quarter % (GROUP // 4)
+        words = noise_words(group * (GROUP // 4) + quarter % (GROUP // 4), draw)
         before = is_before(x, token, limit_x, limit_token)
-        rough = tl.where(before, x + rough_gumbel(noise_words(block, draw)), float("-inf"))
+        depth = tl.where(before, peak - x, float("inf"))
         best_score, best_token = largest_score(
-            rough, token, best_score, best_token, logits_ptr, temperature, draw
+            depth, words, token, peak, best_score, best_token, logits_ptr, temperature, draw
         )
     return best_token
 
@@ -132,11 +152,11 @@ def kth_level(tops, row, num_hot, level, peak, k, OF_GROUPS: tl.constexpr, VOCAB
     Of the groups' maxima, or of the logits in the groups that `level` made hot. Bisects the floats
     from `level` to `peak`, and stops where exactly k reach the level.
     """
-    low = order_key(level).to(tl.int64)
+    low = order_key(level).to(tl.int64) - 1
     high = order_key(peak).to(tl.int64) + 1
     count = k + 1
-    middle = low
     while (count > k) & (high - low > 1):
+        middle = low + (high - low) // 2
         value = key_value(middle.to(tl.int32))
         if OF_GROUPS:
             reaching = tl.sum((tops >= value).to(tl.int32), 0)
@@ -147,5 +167,4 @@ def kth_level(tops, row, num_hot, level, peak, k, OF_GROUPS: tl.constexpr, VOCAB
             count = reaching
         else:
             high = middle
-        middle = (low + high) // 2
-    return key_value(low.to(tl.int32))
+    return tl.maximum(key_value(low.to(tl.int32)), level)

@@ -1,8 +1,10 @@
 """The Gumbel noise of engine/noise.py inside a kernel, and the largest noisy logit of a tile.
 
-The noise is float64, two logarithms a token, which a GPU computes slowly. So all tokens of a tile
-are compared by a float32 estimate of known error, and only those near the largest one in float64:
-as a rule a single one.
+The largest sum of a logit x and Gumbel noise -log(e) is the smallest e / exp(x), where e is the
+exponential -log(u) of a uniform u: the first arrival of a race. The sum is float64 with two
+logarithms a token, which a GPU computes slowly. So the tokens' arrivals are estimated in float32,
+with an error that is known, and only those that may be first are compared in float64: as a rule a
+single one of a tile.
 """
 
 import triton
@@ -18,38 +20,56 @@ from pagetwin.kernels.sampling_words import (
 )
 
 NO_TOKEN = tl.constexpr(2**31 - 1)
-ROUGH_ERROR = tl.constexpr(1e-5)
-"""How far rough_gumbel is from gumbel at most; each of the 2**32 words is nearer."""
+ROUGH_ERROR = tl.constexpr(6e-5)
+"""How far rough_exponential is from -log(u) at most, relative to it, where u >= 1/2."""
+LOG2E = tl.constexpr(1.4426950408889634)
+_LN2 = tl.constexpr(0.6931471805599453)
 _WORD_STEP = tl.constexpr(2.0**-32)
 _HALF_STEP = tl.constexpr(2.0**-33)
-_LN2 = tl.constexpr(0.6931471805599453)
+_LATEST = tl.constexpr(22.9)
+"""No exponential is larger: -log(2**-33) is 22.87."""
 
 
 @triton.jit
 def load_draw(words_ptr, stride):
-    """What keys a row's noise: the Philox key, int64, and the last three counter words."""
-    low = load_int(words_ptr, stride, KEY_LOW).to(tl.uint32, bitcast=True).to(tl.int64)
-    key = (load_int(words_ptr, stride, KEY_HIGH).to(tl.int64) << 32) | low
-    position = load_int(words_ptr, stride, NUM_TOKENS)
-    sample_index = load_int(words_ptr, stride, SAMPLE_INDEX)
-    stream = load_int(words_ptr, stride, STREAM)
-    return key, position, sample_index, stream
+    """What keys a row's noise: the words of the Philox key, and the last three of the counter."""
+    key_low = load_int(words_ptr, stride, KEY_LOW).to(tl.uint32, bitcast=True)
+    key_high = load_int(words_ptr, stride, KEY_HIGH).to(tl.uint32, bitcast=True)
+    position = load_int(words_ptr, stride, NUM_TOKENS).to(tl.uint32, bitcast=True)
+    sample_index = load_int(words_ptr, stride, SAMPLE_INDEX).to(tl.uint32, bitcast=True)
+    stream = load_int(words_ptr, stride, STREAM).to(tl.uint32, bitcast=True)
+    return key_low, key_high, position, sample_index, stream
+
+
+@triton.jit
+def philox(block, draw):
+    """Philox4x32-10: the four words, uint32, of each block of four tokens."""
+    k0, k1, c1, c2, c3 = draw
+    c0 = block.to(tl.uint32)
+    for _ in tl.static_range(10):
+        # 64-bit products of 32-bit words are single instructions.
+        product0 = c0.to(tl.uint64) * 0xD2511F53
+        product1 = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (product1 >> 32).to(tl.uint32) ^ c1 ^ k0
+        c2 = (product0 >> 32).to(tl.uint32) ^ c3 ^ k1
+        c1 = product1.to(tl.uint32)
+        c3 = product0.to(tl.uint32)
+        k0 = tl.add(k0, 0x9E3779B9, sanitize_overflow=False)
+        k1 = tl.add(k1, 0xBB67AE85, sanitize_overflow=False)
+    return c0, c1, c2, c3
 
 
 @triton.jit
 def noise_words(block, draw):
-    """The words, uint32 [4 * n], of the tokens of `block`, int32 [n]: four tokens each."""
-    key, position, sample_index, stream = draw
-    w0, w1, w2, w3 = tl.philox(key, block, position, sample_index, stream)
-    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # so that they lie in the tokens' order
-    return tl.reshape(words, [4 * block.shape[0]])
+    """The words, uint32 [4 * n], of the tokens of `block`, int32 [n], in the tokens' order."""
+    w0, w1, w2, w3 = philox(block, draw)
+    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), [4 * block.shape[0]])
 
 
 @triton.jit
 def noise_word(token, draw):
     """The word of one token."""
-    key, position, sample_index, stream = draw
-    w0, w1, w2, w3 = tl.philox(key, token // 4, position, sample_index, stream)
+    w0, w1, w2, w3 = philox(token // 4, draw)
     place = token % 4
     return tl.where(place < 2, tl.where(place == 0, w0, w1), tl.where(place == 2, w2, w3))
 
@@ -62,16 +82,17 @@ def gumbel(word):
 
 
 @triton.jit
-def rough_gumbel(word):
-    """float32, within ROUGH_ERROR of `gumbel`, also where the uniform number is close to 0 or 1."""
-    upper = word >= 0x80000000
-    steps = tl.where(upper, word ^ 0xFFFFFFFF, word)
-    edge = steps.to(tl.float32) * _WORD_STEP + _HALF_STEP  # distance to the nearer of 0 and 1
-    exponential = tl.log2(tl.where(upper, 1.0 - edge, edge)) * -_LN2
-    # -log(1 - edge), where the subtraction would lose the small edge's digits.
-    series = 1.0 + edge * (0.5 + edge * (0.33333334 + edge * (0.25 + edge * 0.2)))
-    exponential = tl.where(upper & (edge < 0.0625), edge * series, exponential)
-    return tl.log2(exponential) * -_LN2
+def rough_exponential(word):
+    """-log(u), float32, within ROUGH_ERROR; where u < 1/2 its lower bound log(2), and False.
+
+    Such late arrivals are first only if their logit leaves the others no chance.
+    """
+    edge = (word ^ 0xFFFFFFFF).to(tl.float32) * _WORD_STEP + _HALF_STEP  # 1 - u
+    is_early = edge < 0.5
+    # -log(1 - edge) / edge, interpolated at Chebyshev's nodes of [0, 1/2].
+    series = 0.39169299 + edge * (-0.04428951 + edge * 0.73137956)
+    series = 1.00003858 + edge * (0.49617588 + edge * series)
+    return tl.where(is_early, edge * series, _LN2), is_early
 
 
 @triton.jit
@@ -80,22 +101,26 @@ def scaled(logit, temperature):
 
 
 @triton.jit
-def largest_score(rough, token, best_score, best_token, logits_ptr, temperature, draw):
-    """The better of the best so far and a tile's best: its score, float64, and token.
+def largest_score(depth, words, token, peak, best_score, best_token, logits_ptr, temperature, draw):
+    """The better of the best so far and a tile's best: its noisy logit, float64, and its token.
 
-    `rough` float32 [n]: logit / temperature + rough_gumbel, in float32, of the tokens `token`;
-    -inf where a token is not to be chosen. Of equal scores the lowest token's counts as larger.
+    `depth` float32 [n]: how far each scaled logit lies below `peak`; +inf where the token is not to
+    be chosen. The best of the tile, or the best so far, is no worse than a token of depth 0. Of
+    equal noisy logits the lowest token's counts as larger.
     """
-    top = tl.max(rough, 0)
-    # Twice what an estimate may be off: by the noise's error, and by a few roundings of numbers
-    # that the noise (at most 23) does not dwarf.
-    margin = 4 * ROUGH_ERROR + (tl.abs(top) + 32.0) * 2.0**-20
-    floor = tl.maximum(top, best_score.to(tl.float32)) - margin
-    near = (rough >= floor) & (rough > float("-inf"))
+    exponential, is_early = rough_exponential(words)
+    arrival = exponential * tl.exp2(tl.minimum(depth * LOG2E, 120.0))
+    first = tl.minimum(tl.min(tl.where(is_early, arrival, _LATEST), 0), _LATEST)
+    best_depth = (peak.to(tl.float64) - best_score).to(tl.float32)
+    first = tl.minimum(first, tl.exp2(tl.minimum(best_depth * LOG2E, 120.0)))
+    # Twice what an estimate may be off: by ROUGH_ERROR, and by roundings of the scaled logits.
+    margin = (tl.abs(peak) + 32.0) * 2.0**-21 + 4 * ROUGH_ERROR
+    first *= tl.exp2(tl.minimum(margin, 120.0))
+    near = (arrival <= first) & (depth < float("inf"))
     rival = tl.min(tl.where(near, token, NO_TOKEN), 0)
     while rival < NO_TOKEN:
-        word = noise_word(rival, draw)
-        score = gumbel(word) + scaled(tl.load(logits_ptr + rival), temperature).to(tl.float64)
+        noise = gumbel(noise_word(rival, draw))
+        score = noise + scaled(tl.load(logits_ptr + rival), temperature).to(tl.float64)
         better = (score > best_score) | ((score == best_score) & (rival < best_token))
         best_score = tl.where(better, score, best_score)
         best_token = tl.where(better, rival, best_token)

@@ -11,19 +11,21 @@ import triton.language as tl
 from pagetwin.kernels.sampling_greedy import CHUNK, is_sound, load_logits, store_token
 from pagetwin.kernels.sampling_levels import (
     GROUP,
+    ROUGH_MASS_ERROR,
     draw_before,
+    exact_excess,
     kth_level,
     list_hot,
-    mass,
     mass_before,
     raised,
+    rough_mass,
 )
 from pagetwin.kernels.sampling_noise import (
+    LOG2E,
     NO_TOKEN,
     largest_score,
     load_draw,
     noise_words,
-    rough_gumbel,
     scaled,
 )
 from pagetwin.kernels.sampling_words import (
@@ -77,27 +79,29 @@ def summarise_kernel(
     logits_ptr += row.to(tl.int64) * logits_stride
     token = chunk * CHUNK + tl.arange(0, CHUNK)
     logit = load_logits(logits_ptr, token, VOCAB)
-    peak = tl.max(logit, 0)
-    score = peak.to(tl.float64)
+    top = tl.max(logit, 0)
+    peak = top
+    score = top.to(tl.float64)
     best = tl.full([], NO_TOKEN, tl.int32)
     temperature = load_float32(words_ptr, words_stride, TEMPERATURE)
     if temperature == 0.0:
-        best = tl.min(tl.where(logit == peak, token, NO_TOKEN), 0)
+        best = tl.min(tl.where(logit == top, token, NO_TOKEN), 0)
     else:
         top_k, log_min_p, top_p, truncates = load_limits(words_ptr, words_stride)
-        peak = scaled(peak, temperature)  # division rounds monotonically
+        peak = scaled(top, temperature)  # division rounds monotonically
         score = tl.full([], float("-inf"), tl.float64)
         if truncates:
             tops = tl.max(tl.reshape(logit, [GROUPS, GROUP]), 1)
             tl.store(tops_ptr + part * GROUPS + tl.arange(0, GROUPS), scaled(tops, temperature))
         if is_sound(peak) & (top_k == 0):
+            depth = (top - logit) * tl.div_rn(1.0, temperature)
             if (top_p < 1.0) & (log_min_p == float("-inf")):
-                tl.store(masses_ptr + part, mass(scaled(logit, temperature), peak))
+                tl.store(masses_ptr + part, rough_mass(depth))
             draw = load_draw(words_ptr, words_stride)
-            block = chunk * (CHUNK // 4) + tl.arange(0, CHUNK // 4)
-            noise = rough_gumbel(noise_words(block, draw))
-            rough = logit * tl.div_rn(1.0, temperature) + noise
-            score, best = largest_score(rough, token, score, best, logits_ptr, temperature, draw)
+            words = noise_words(chunk * (CHUNK // 4) + tl.arange(0, CHUNK // 4), draw)
+            score, best = largest_score(
+                depth, words, token, peak, score, best, logits_ptr, temperature, draw
+            )
     tl.store(peaks_ptr + part, peak)
     tl.store(scores_ptr + part, score)
     tl.store(tokens_ptr + part, best)
@@ -149,7 +153,7 @@ def choose_kernel(
         total = tl.full([], 0.0, tl.float64)
         if (top_p < 1.0) & (top_k == 0) & (log_min_p == float("-inf")):
             masses = tl.load(masses_ptr + part, mask=is_part & is_sound(peaks), other=0.0)
-            total = tl.sum(masses * tl.exp(peaks.to(tl.float64) - peak.to(tl.float64)), 0)
+            total = tl.sum((masses * tl.exp2((peaks - peak) * LOG2E)).to(tl.float64), 0)
         draw = load_draw(words_ptr, words_stride)
         limits = (top_k, log_min_p, top_p)
         token = choose_among(source, tops, peak, token, total, limits, draw, VOCAB)
@@ -163,7 +167,7 @@ def choose_kernel(
 def choose_among(source, tops, peak, token, total, limits, draw, VOCAB: tl.constexpr):
     """The token drawn from those that the limits keep.
 
-    `token` is the best noisy one of the whole row, and `total` the row's mass, each where
+    `token` is the best noisy one of the whole row, and `total` the row's rough mass, each where
     summarise_kernel could tell it.
     """
     logits_ptr, hot_ptr, temperature = source
@@ -180,12 +184,15 @@ def choose_among(source, tops, peak, token, total, limits, draw, VOCAB: tl.const
     if is_kept:
         is_kept = scaled(tl.load(logits_ptr + token), temperature) >= level
     if not is_kept:
-        token = draw_before(source, num_hot, level, NO_TOKEN, draw, VOCAB)
-    in_nucleus = top_p >= 1.0
-    while not in_nucleus:
+        token = draw_before(source, num_hot, level, NO_TOKEN, peak, draw, VOCAB)
+    is_done = top_p >= 1.0
+    while not is_done:
         x = scaled(tl.load(logits_ptr + token), temperature)
         num_hot = list_hot(tops, x, hot_ptr)
-        in_nucleus = mass_before(source, num_hot, x, token, peak, VOCAB) < top_p * total
-        if not in_nucleus:
-            token = draw_before(source, num_hot, x, token, draw, VOCAB)
+        excess = mass_before(source, num_hot, x, token, peak, VOCAB) - top_p * total
+        if tl.abs(excess) < total * ROUGH_MASS_ERROR:
+            excess = exact_excess(source, level, x, token, peak, top_p, VOCAB)
+        is_done = excess < 0.0
+        if not is_done:
+            token = draw_before(source, num_hot, x, token, peak, draw, VOCAB)
     return token
