@@ -88,14 +88,18 @@ def assign_weights(
 
 
 def fill_with_dummy_weights(slots: Mapping[str, Tensor], seed: int) -> None:
-    """Random weights that depend on the seed alone, not on dtype or device before rounding.
+    """Random weights that depend on the seed and the kind of device, not on dtype before rounding.
 
     Matrices are normal with deviation 0.02, as training starts; vectors of weights are 1, biases 0.
+    They are drawn where they are used: a host would take minutes for those of a large model.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators: dict[torch.device, torch.Generator] = {}
     for name in sorted(slots):
         slot = slots[name]
+        if slot.device not in generators:
+            generators[slot.device] = torch.Generator(slot.device).manual_seed(seed)
         if slot.ndim > 1:
-            slot.copy_(torch.randn(slot.shape, generator=generator) * 0.02)
+            generator = generators[slot.device]
+            slot.copy_(torch.randn(slot.shape, generator=generator, device=slot.device) * 0.02)
         else:
             slot.fill_(0.0 if name.endswith(".bias") else 1.0)
