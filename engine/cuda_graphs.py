@@ -34,6 +34,8 @@ class Dispatcher:
 
     sizes: Sequence[int] = ()
     """Ascending; none where there are no graphs."""
+    why_none: str = "graphs are off (enforce_eager)"
+    """Why there are no graphs, if so."""
     counts: dict[str, int] = field(default_factory=dict)
     """Steps by the reason why they had no graph."""
 
@@ -41,7 +43,7 @@ class Dispatcher:
         """The smallest graph that holds a step of these sequences, tokens and draws."""
         reason = ""
         if not self.sizes:
-            reason = "graphs are off (enforce_eager)"
+            reason = self.why_none
         elif num_tokens > num_seqs:
             reason = "some sequence has more than one token"
         elif num_draws < num_seqs:

@@ -115,7 +115,13 @@ class GpuRunner(ModelRunner):
         self._staging = StagingBuffer(2**20, device)
         self._graph_staging = StagingBuffer(0, device)
         self._graphs = CudaGraphs()
-        self._enforce_eager = config.enforce_eager
+        self._why_no_graphs = ""
+        if config.enforce_eager:
+            self._why_no_graphs = "graphs are off (enforce_eager)"
+        elif device.type != "cuda":
+            self._why_no_graphs = f"there are no graphs on {device.type!r}"
+        elif not backend.is_capturable:
+            self._why_no_graphs = f"attention backend {backend.name!r} cannot run in a graph"
         self._max_num_tokens = scheduler.max_num_batched_tokens
         self.dispatcher = Dispatcher()
 
@@ -158,7 +164,8 @@ class GpuRunner(ModelRunner):
         """Compiles what steps launch, and captures the graphs; before the first step."""
         for num_tokens in _powers_of_two(self._max_num_tokens):
             self.run_dummy_prefill(num_tokens)
-        if self._enforce_eager or self._device.type != "cuda":
+        if self._why_no_graphs:
+            self.dispatcher.why_none = self._why_no_graphs
             return
         sizes = graph_sizes(len(self._tables.tokens))
         largest = self._dummy_graph_arrays(sizes[-1])

@@ -39,6 +39,8 @@ class AttentionBackend(ABC):
     """
 
     name: ClassVar[str]
+    is_capturable: ClassVar[bool] = False
+    """Whether its launches depend on `plan` and shapes alone, so that CUDA graphs can hold them."""
 
     def __init__(self, spec: AttentionSpec) -> None:
         self.spec = spec

@@ -12,6 +12,8 @@ ENTRY_POINT_GROUP = "pagetwin.attention_backends"
 _BACKENDS = {
     "triton": "pagetwin.engine.attention.triton_backend:TritonBackend",
     "torch": "pagetwin.engine.attention.torch_backend:TorchBackend",
+    "flash_attn": "pagetwin.engine.attention.flash_attn_backend:FlashAttnBackend",
+    "flashinfer": "pagetwin.engine.attention.flashinfer_backend:FlashInferBackend",
 }
 """In the order in which "auto" tries them. The classes are imported when they are tried."""
 
