@@ -1,46 +1,133 @@
-"""Products with a model's weights, and what stands around them in a layer."""
+"""Products with a model's weights, and what stands around them in a layer.
 
+A row's bits depend on its values alone, whatever the number of rows: few rows are multiplied by
+kernels of ours that do in one launch what stands around the product, many by cuBLAS, and both add
+products in the same order as long as cuBLAS does not split K (no_split_k). float32 is ours alone.
+
+x is [M, K] with any row stride; weights are [N, K], contiguous. Nothing here waits for the device.
+"""
+
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pagetwin.kernels.activation import silu_and_mul
+from pagetwin.kernels.linear_tiles import launch_linear
 from pagetwin.kernels.norm import rms_norm
+
+MAX_ROWS = 64
+"""Most rows that cuBLAS is not faster for."""
+
+
+def uses_cublas(x: Tensor) -> bool:
+    return len(x) > MAX_ROWS and x.is_cuda and x.dtype != torch.float32
 
 
 @contextmanager
 def no_split_k() -> Iterator[None]:
-    yield
+    """cuBLAS adds the products of an output in one chain, here and in graphs captured here.
+
+    Left to itself it splits long sums over few rows into parts, and so rows would differ with
+    their number. The process's settings are restored at the end.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    names = [f"allow_{name}_reduced_precision_reduction" for name in ("bf16", "fp16")]
+    old = {name: (getattr(matmul, name), getattr(matmul, f"{name}_split_k")) for name in names}
+    library = _blas_library(None)
+    # Only cublasLt can be told.
+    _blas_library("cublaslt")
+    for name in names:
+        setattr(matmul, name, (False, False))
+    try:
+        yield
+    finally:
+        for name, values in old.items():
+            setattr(matmul, name, values)
+        _blas_library(library)
+
+
+def _blas_library(preferred: Any) -> Any:
+    with warnings.catch_warnings():
+        # "An experimental feature".
+        warnings.simplefilter("ignore")
+        return torch.backends.cuda.preferred_blas_library(preferred)
 
 
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None
 ) -> Tensor:
+    """x W^T + bias, rounded once: [M, N], in x's dtype, or into a contiguous `out` of float32."""
+    num_rows, n = len(x), len(weight)
+    if uses_cublas(x):
+        if out is None:
+            return F.linear(x, weight, bias)
+        assert bias is None
+        return torch.mm(x, weight.T, out_dtype=out.dtype, out=out)
     if out is None:
-        return F.linear(x, weight, bias)
-    if x.dtype == out.dtype:
-        return torch.mm(x, weight.T, out=out)
-    return out.copy_(
-        torch.mm(x, weight.T, out_dtype=torch.float32)
-        if x.is_cuda
-        else x.float() @ weight.T.float()
-    )
+        out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
+    launch_linear(x, weight, bias, None, out)
+    return out
 
 
 def norm_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    return F.linear(rms_norm(x, norm_weight, eps), weight, bias)
+    """linear of rms_norm(x): [M, N]."""
+    return linear(rms_norm(x, norm_weight, eps), weight, bias)
 
 
 def linear_add(x: Tensor, weight: Tensor, residual: Tensor, bias: Tensor | None = None) -> Tensor:
-    if bias is not None:
-        residual += bias
-    return residual.addmm_(x, weight.T)
+    """Add linear(x) to `residual` [M, N] in place: rounded, added, rounded again (as in HF)."""
+    if uses_cublas(x):
+        if bias is not None:
+            return residual.add_(F.linear(x, weight, bias))
+        # cuBLAS rounds the product before it adds the residual.
+        return residual.addmm_(x, weight.T)
+    launch_linear(x, weight, bias, residual, residual)
+    return residual
 
 
-def norm_gated_linear(x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor) -> Tensor:
-    return silu_and_mul(F.linear(rms_norm(x, norm_weight, eps), weight))
+def norm_gated_linear(
+    x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """silu_and_mul of norm_linear, whose outputs are N / 2 gates and as many ups: [M, N / 2]."""
+    x = rms_norm(x, norm_weight, eps)
+    if uses_cublas(x):
+        return silu_and_mul(F.linear(x, weight, bias))
+    out = torch.empty((len(x), len(weight) // 2), dtype=x.dtype, device=x.device)
+    launch_linear(x, weight, bias, None, out, gated=True)
+    return out
+
+
+@torch.library.custom_op("pagetwin::linear", mutates_args=())
+def linear_op(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return linear(x, weight, bias)
+
+
+linear_op.register_fake(lambda x, weight, bias=None: x.new_empty(len(x), len(weight)))
+norm_linear_op = torch.library.custom_op("pagetwin::norm_linear", norm_linear, mutates_args=())
+norm_linear_op.register_fake(
+    lambda x, norm_weight, eps, weight, bias=None: x.new_empty(len(x), len(weight))
+)
+norm_gated_linear_op = torch.library.custom_op(
+    "pagetwin::norm_gated_linear", norm_gated_linear, mutates_args=()
+)
+norm_gated_linear_op.register_fake(
+    lambda x, norm_weight, eps, weight, bias=None: x.new_empty(len(x), len(weight) // 2)
+)
+
+
+@torch.library.custom_op("pagetwin::linear_add", mutates_args={"residual"})
+def linear_add_op(x: Tensor, weight: Tensor, residual: Tensor, bias: Tensor | None = None) -> None:
+    linear_add(x, weight, residual, bias)
+
+
+linear_add_op.register_fake(lambda x, weight, residual, bias=None: None)

@@ -1,0 +1,52 @@
+"""How the products of few rows are launched, for test_compiles.py."""
+
+from pagetwin.kernels.compiled import Resources, compile_kernel
+from pagetwin.kernels.linear_tiles import choose_tiles, linear_kernel
+
+ITEMSIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def product(
+    capability: int,
+    dtype: str,
+    rows: int,
+    n: int,
+    k: int,
+    *,
+    gated: bool = False,
+    bias: bool = False,
+    residual: bool = False,
+    out: str | None = None,
+) -> Resources:
+    pointers = {"x_ptr": dtype, "weight_ptr": dtype, "out_ptr": out or dtype}
+    pointers |= {"bias_ptr": dtype} if bias else {}
+    pointers |= {"residual_ptr": dtype} if residual else {}
+    tiles = choose_tiles(rows, n, ITEMSIZES[dtype], gated=gated)
+    constants = {"bias_ptr": None} if not bias else {}
+    constants |= {"residual_ptr": None} if not residual else {}
+    constants |= {"N": n, "K": k, "GATED": gated, "PDL": capability >= 90}
+    names = ["BLOCK_M", "BLOCK_N", "BLOCK_K", "STAGES", "W_FIRST"]
+    return compile_kernel(
+        linear_kernel,
+        {name: f"*{kind}" for name, kind in pointers.items()}
+        | {"num_rows": "i32", "x_stride": "i32"},
+        constants | dict(zip(names, tiles, strict=False)),
+        aligned=[*pointers, "x_stride"],
+        capability=capability,
+        num_warps=tiles.num_warps,
+    )
+
+
+def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
+    made = {}
+    for rows in (1, 16, 32, 64):
+        made[f"qkv {rows}"] = product(capability, "bf16", rows, 4096, 1024, bias=rows == 16), True
+        made[f"o {rows}"] = product(capability, "bf16", rows, 1024, 2048, residual=True), True
+        made[f"gate_up {rows}"] = product(capability, "bf16", rows, 3072, 1024, gated=True), True
+        made[f"down {rows}"] = product(capability, "bf16", rows, 4096, 14336, residual=True), True
+        made[f"logits {rows}"] = product(capability, "bf16", rows, 151936, 1024, out="fp32"), True
+    everything = {"gated": True, "bias": True, "residual": True}
+    made["fp16, odd sizes"] = product(capability, "fp16", 5, 600, 570, **everything), True
+    made["fp32"] = product(capability, "fp32", 5, 1536, 576, **everything), False
+    made["fp32, many rows"] = product(capability, "fp32", 500, 1536, 576, residual=True), False
+    return made
