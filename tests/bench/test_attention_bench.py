@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from pagetwin.engine.attention.backend import AttentionSpec
@@ -17,6 +18,7 @@ from pagetwin.engine.attention.tiles import TilePlanner
 from pagetwin.engine.attention.torch_backend import TorchBackend
 from pagetwin.engine.kv_cache import KVCache, KVCacheLayout
 from pagetwin.engine.step import BlockCopy, StepPlan
+from pagetwin.kernels.reference import write_kv
 from pagetwin.kernels.trial import PagedBatch, Span, make_batch, make_sequence
 
 HEADS: dict[str, Any] = {"num_heads": 9, "num_kv_heads": 3, "head_size": 64}
@@ -43,6 +45,7 @@ def step(name: str) -> tuple[PagedBatch, AttentionMetadata]:
         query_start_loc=batch.query_start_loc,
         seq_lens=batch.seq_lens,
         block_tables=batch.block_tables,
+        table_rows=torch.arange(len(batch.seq_lens), dtype=torch.int32),
         max_query_len=batch.max_query_len,
         max_seq_len=batch.max_seq_len,
     )
@@ -52,10 +55,13 @@ def step(name: str) -> tuple[PagedBatch, AttentionMetadata]:
 @pytest.mark.parametrize("name", STEPS)
 def test_layer(benchmark: Any, name: str) -> None:
     batch, metadata = step(name)
-    spec = AttentionSpec(**HEADS, dtype=torch.float32, block_size=16)
-    backend = TorchBackend(spec)
-    inputs = batch.q, batch.k, batch.v, batch.kv_cache, metadata
-    out = benchmark(backend.forward, *inputs, scale=0.125)
+    backend = TorchBackend(AttentionSpec(**HEADS, dtype=torch.float32, block_size=16))
+
+    def layer() -> Tensor:
+        write_kv(batch.k, batch.v, batch.kv_cache, batch.slot_mapping)
+        return backend.forward(batch.q, batch.kv_cache, metadata, scale=0.125)
+
+    out = benchmark(layer)
     assert out.isfinite().all()
 
 
