@@ -15,9 +15,20 @@ from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.norm import normalised, row_scale
 from pagetwin.kernels.pdl import start_next, wait_for_previous
 
-GROUP = 8
-"""Heads of one program, at most; 8 warps of them would still share the token's cosines."""
+Q_GROUP, KV_GROUP = 16, 8
+"""Heads of one program, at most."""
 NUM_WARPS = 4
+
+
+@triton.jit
+def load_turn(cos_sin_ptr, positions_ptr, token, ROTARY: tl.constexpr):
+    """The cosines and sines of a token's position, each [1, ROTARY / 2 padded]."""
+    HALF: tl.constexpr = ROTARY // 2
+    pair = tl.arange(0, triton.next_power_of_2(HALF))[None, :]
+    row = cos_sin_ptr + tl.load(positions_ptr + token) * ROTARY
+    cos = tl.load(row + pair, mask=pair < HALF)
+    sin = tl.load(row + HALF + pair, mask=pair < HALF)
+    return cos, sin
 
 
 @triton.jit
@@ -25,7 +36,8 @@ def turn_heads(
     source,
     target,
     num_heads,
-    cos_sin_row,
+    cos,
+    sin,
     weight_ptr,
     eps,
     GROUP: tl.constexpr,
@@ -34,7 +46,6 @@ def turn_heads(
     INTERLEAVED: tl.constexpr,
     HAS_NORM: tl.constexpr,
     COPIES: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """Turn up to GROUP heads of one token, HEAD values each, from `source` to `target`.
 
@@ -51,15 +62,11 @@ def turn_heads(
     inside = is_head[:, None] & (pair < HALF)
     first = pair * STEP
     second = first + PARTNER
-    cos = tl.load(cos_sin_row + pair, mask=pair < HALF)
-    sin = tl.load(cos_sin_row + HALF + pair, mask=pair < HALF)
-    if HAS_NORM:
-        weight1 = tl.load(weight_ptr + first, mask=pair < HALF)
-        weight2 = tl.load(weight_ptr + second, mask=pair < HALF)
-    wait_for_previous(PDL)
     x1 = tl.load(source + start + first, mask=inside, other=0.0)
     x2 = tl.load(source + start + second, mask=inside, other=0.0)
     if HAS_NORM:
+        weight1 = tl.load(weight_ptr + first, mask=pair < HALF)
+        weight2 = tl.load(weight_ptr + second, mask=pair < HALF)
         scale = row_scale(source + head * HEAD, is_head, eps, HEAD)[:, None]
         x1, x2 = normalised(x1, scale, weight1), normalised(x2, scale, weight2)
     a, b = x1.to(tl.float32), x2.to(tl.float32)
@@ -93,13 +100,16 @@ def rope_kernel(
     """One program per token and GROUP heads."""
     start_next(PDL)
     token = tl.program_id(0).to(tl.int64)
+    cos, sin = load_turn(cos_sin_ptr, positions_ptr, token, ROTARY)
+    wait_for_previous(PDL)
     first = tl.program_id(1) * GROUP
     heads = x_ptr + token * token_stride + first * HEAD
     turn_heads(
         heads,
         heads,
         NUM_HEADS - first,
-        cos_sin_ptr + tl.load(positions_ptr + token) * ROTARY,
+        cos,
+        sin,
         x_ptr,
         0.0,
         GROUP,
@@ -108,7 +118,6 @@ def rope_kernel(
         INTERLEAVED,
         HAS_NORM=False,
         COPIES=False,
-        PDL=PDL,
     )
 
 
@@ -128,7 +137,8 @@ def qk_norm_rope_write_kernel(
     token_stride,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
+    Q_GROUP: tl.constexpr,
+    KV_GROUP: tl.constexpr,
     HEAD: tl.constexpr,
     ROTARY: tl.constexpr,
     INTERLEAVED: tl.constexpr,
@@ -136,61 +146,57 @@ def qk_norm_rope_write_kernel(
     BLOCK_SIZE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """One program per token and GROUP heads, all of them queries, or keys, or values."""
+    """One program per token and Q_GROUP query heads, or the keys and values of KV_GROUP heads."""
     start_next(PDL)
-    Q_PARTS: tl.constexpr = triton.cdiv(NUM_HEADS, GROUP)
-    KV_PARTS: tl.constexpr = triton.cdiv(NUM_KV_HEADS, GROUP)
+    Q_PARTS: tl.constexpr = triton.cdiv(NUM_HEADS, Q_GROUP)
     token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     row = qkv_ptr + token * qkv_stride
-    cos_sin_row = cos_sin_ptr + tl.load(positions_ptr + token) * ROTARY
+    cos, sin = load_turn(cos_sin_ptr, positions_ptr, token, ROTARY)
+    slot = tl.load(slots_ptr + token)
+    wait_for_previous(PDL)
     if part < Q_PARTS:
-        first = part * GROUP
+        first = part * Q_GROUP
         turn_heads(
             row + first * HEAD,
             row + first * HEAD,
             NUM_HEADS - first,
-            cos_sin_row,
+            cos,
+            sin,
             q_weight_ptr,
             eps,
-            GROUP,
+            Q_GROUP,
             HEAD,
             ROTARY,
             INTERLEAVED,
             HAS_NORM,
             COPIES=False,
-            PDL=PDL,
         )
-        return
-    slot = tl.load(slots_ptr + token)
-    if slot < 0:
-        return
-    row += NUM_HEADS * HEAD
-    target = cache_ptr + slot // BLOCK_SIZE * block_stride + slot % BLOCK_SIZE * token_stride
-    if part < Q_PARTS + KV_PARTS:
-        first = (part - Q_PARTS) * GROUP
+    elif slot >= 0:
+        first = (part - Q_PARTS) * KV_GROUP
+        num_heads = tl.minimum(NUM_KV_HEADS - first, KV_GROUP)
+        source = row + (NUM_HEADS + first) * HEAD
+        target = cache_ptr + slot // BLOCK_SIZE * block_stride + slot % BLOCK_SIZE * token_stride
+        target += first * HEAD
+        column = tl.arange(0, triton.next_power_of_2(KV_GROUP * HEAD))
+        inside = column < num_heads * HEAD
+        v = tl.load(source + NUM_KV_HEADS * HEAD + column, mask=inside)
+        tl.store(target + side_stride + column, v, mask=inside)
         turn_heads(
-            row + first * HEAD,
-            target + first * HEAD,
-            NUM_KV_HEADS - first,
-            cos_sin_row,
+            source,
+            target,
+            num_heads,
+            cos,
+            sin,
             k_weight_ptr,
             eps,
-            GROUP,
+            KV_GROUP,
             HEAD,
             ROTARY,
             INTERLEAVED,
             HAS_NORM,
             COPIES=True,
-            PDL=PDL,
         )
-        return
-    column = tl.arange(0, triton.next_power_of_2(GROUP * HEAD))
-    column += (part - Q_PARTS - KV_PARTS) * GROUP * HEAD
-    inside = column < tl.minimum((part - Q_PARTS - KV_PARTS + 1) * GROUP, NUM_KV_HEADS) * HEAD
-    wait_for_previous(PDL)
-    value = tl.load(row + NUM_KV_HEADS * HEAD + column, mask=inside)
-    tl.store(target + side_stride + column, value, mask=inside)
 
 
 _rope = Launcher(rope_kernel, enable_fp_fusion=False)
@@ -210,7 +216,7 @@ def rope(x: Tensor, positions: Tensor, cos_sin: Tensor, interleaved: bool = Fals
         )
     if not num_tokens:
         return
-    group = min(GROUP, triton.next_power_of_2(num_heads))
+    group = min(Q_GROUP, triton.next_power_of_2(num_heads))
     _rope(
         (num_tokens, triton.cdiv(num_heads, group), 1),
         (x, positions, cos_sin, x.stride(0)),
@@ -247,8 +253,9 @@ def qk_norm_rope_write(
     if not num_tokens:
         return
     num_heads = width // head_size - 2 * num_kv_heads
-    group = min(GROUP, triton.next_power_of_2(num_kv_heads))
-    num_parts = triton.cdiv(num_heads, group) + 2 * triton.cdiv(num_kv_heads, group)
+    q_group = min(Q_GROUP, triton.next_power_of_2(num_heads))
+    kv_group = min(KV_GROUP, triton.next_power_of_2(num_kv_heads))
+    num_parts = triton.cdiv(num_heads, q_group) + triton.cdiv(num_kv_heads, kv_group)
     _qk_norm_rope_write(
         (num_tokens, num_parts, 1),
         (
@@ -268,7 +275,8 @@ def qk_norm_rope_write(
         (
             num_heads,
             num_kv_heads,
-            group,
+            q_group,
+            kv_group,
             head_size,
             cos_sin.shape[1],
             interleaved,

@@ -86,7 +86,7 @@ def one_after_the_other(
 @pytest.mark.parametrize("has_norm", [False, True])
 @pytest.mark.parametrize(
     ("num_heads", "num_kv_heads", "head_size", "rotary_size", "interleaved"),
-    [(4, 2, 64, 64, False), (9, 3, 64, 64, True), (2, 1, 80, 80, False), (10, 5, 32, 8, False)],
+    [(4, 2, 64, 64, False), (9, 3, 64, 64, True), (2, 1, 80, 80, False), (20, 10, 32, 8, False)],
 )
 def test_fused_is_its_parts_to_the_bit(
     device: torch.device,

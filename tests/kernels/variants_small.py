@@ -7,7 +7,13 @@ from pagetwin.kernels.compiled import Resources, compile_kernel
 from pagetwin.kernels.embedding import TILE as EMBEDDING_TILE
 from pagetwin.kernels.embedding import embed_tokens_kernel
 from pagetwin.kernels.norm import layer_norm_kernel, num_warps, rms_norm_kernel
-from pagetwin.kernels.rotary import GROUP, NUM_WARPS, qk_norm_rope_write_kernel, rope_kernel
+from pagetwin.kernels.rotary import (
+    KV_GROUP,
+    NUM_WARPS,
+    Q_GROUP,
+    qk_norm_rope_write_kernel,
+    rope_kernel,
+)
 
 
 def rms_norm(capability: int, dtype: str, size: int, *, add: bool) -> Resources:
@@ -54,7 +60,7 @@ def rope(capability: int, dtype: str, head_size: int, rotary_size: int) -> Resou
         pointers | {"token_stride": "i32"},
         {
             "NUM_HEADS": 32,
-            "GROUP": GROUP,
+            "GROUP": Q_GROUP,
             "HEAD": head_size,
             "ROTARY": rotary_size,
             "INTERLEAVED": rotary_size < head_size,
@@ -80,7 +86,8 @@ def qk_norm_rope_write(
         {
             "NUM_HEADS": 4 * num_kv_heads,
             "NUM_KV_HEADS": num_kv_heads,
-            "GROUP": min(GROUP, triton.next_power_of_2(num_kv_heads)),
+            "Q_GROUP": min(Q_GROUP, triton.next_power_of_2(4 * num_kv_heads)),
+            "KV_GROUP": min(KV_GROUP, triton.next_power_of_2(num_kv_heads)),
             "HEAD": head_size,
             "ROTARY": head_size,
             "INTERLEAVED": False,
