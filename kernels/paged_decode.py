@@ -1,31 +1,104 @@
 """Attention of single query rows over the paged KV cache (Triton; reference.dense_attention).
 
-Flash decoding (Dao et al. 2023): the keys of a sequence are split at absolute positions, one
-program computes one split for all query heads of one KV head (so that a key is read once), and a
-second kernel merges the splits in ascending order. Splits have a fixed length, not a fixed number:
-a row's result does not depend on the batch beside it.
+Flash decoding (Dao et al. 2023) with splits of a fixed length instead of a fixed number, so that a
+row's result does not depend on the batch beside it (attention_tiles). The host lists what there
+is to do (engine.attention.decode_plan): an item is one split, for one sequence or for several whose
+tables hold the very same blocks over all of the split, so that a shared prefix is read once. One
+program computes an item for all query heads of one KV head. The last of a sequence's items to
+arrive folds its splits.
 """
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-SPLIT_LENGTH = 1024
-"""Positions of a split; a multiple of every tile size."""
+from pagetwin.kernels.attention_tiles import (
+    SPLIT,
+    fold_split,
+    log2_scale,
+    normalised,
+    soft_capped,
+    softmax_step,
+    sum_lanes,
+    tile_size,
+    total_sum,
+    with_alibi,
+)
+from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+
+FEW = 64
+"""Programs that leave half of a GPU's processors idle."""
+
+LOG2E: tl.constexpr = tl.constexpr(math.log2(math.e))
+
+
+def rows_per_item(group: int) -> int:
+    """Rows of the matrix products of an item: query heads of a KV head, times sequences."""
+    return max(16, int(triton.next_power_of_2(group)))
+
+
+def members_per_item(group: int) -> int:
+    """The most sequences that an item may be for; `group` is query heads per KV head."""
+    return rows_per_item(group) // group
+
+
+@dataclass(frozen=True)
+class DecodeWork:
+    """The items of one step, on the device; all int32. The grid depends on shapes alone."""
+
+    items: Tensor
+    """[capacity, 4], long ones first: row of block_tables, end of the keys (which begin at the last
+    multiple of SPLIT before it; 0 = there are none), first member, number of members."""
+    members: Tensor
+    """[num_seqs, 4]: row of q and out, length of the sequence, the slot for the partial result of
+    its first split (-1 = it has one split alone), number of splits."""
+    num_items: Tensor
+    """[1]"""
+
+
+@dataclass(frozen=True)
+class DecodeScratch:
+    """Where partial results wait for the last split of their sequence. One launch at a time."""
+
+    weighted: Tensor
+    """float32 [num_slots, num_heads, head_size]"""
+    stats: Tensor
+    """float32 [num_slots, num_heads, 2]: maximum, total."""
+    arrivals: Tensor
+    """int32 [1 + num_slots * num_kv_heads]: how many programs have asked for another item; then, at
+    the first slot of a sequence, how many of its splits are done. All 0 between launches."""
+
+    @classmethod
+    def of(
+        cls, num_slots: int, num_heads: int, num_kv_heads: int, head_size: int, device: torch.device
+    ) -> "DecodeScratch":
+        return cls(
+            weighted=torch.empty(num_slots, num_heads, head_size, device=device),
+            stats=torch.empty(num_slots, num_heads, 2, device=device),
+            arrivals=torch.zeros(1 + num_slots * num_kv_heads, dtype=torch.int32, device=device),
+        )
 
 
 @triton.jit
 def paged_decode_kernel(
     q_ptr,
     cache_ptr,
-    block_tables_ptr,
-    query_start_ptr,
-    seq_lens_ptr,
+    tables_ptr,
+    items_ptr,
+    members_ptr,
+    num_items_ptr,
     out_ptr,
-    partial_ptr,
-    max_ptr,
-    sum_ptr,
+    weighted_ptr,
+    stats_ptr,
+    arrivals_ptr,
+    slopes_ptr,
+    sinks_ptr,
     scale,
     soft_cap,
     sliding_window,
@@ -33,238 +106,434 @@ def paged_decode_kernel(
     q_stride_head,
     cache_stride_side,
     cache_stride_block,
-    cache_stride_token,
-    cache_stride_head,
     table_stride,
+    CACHE_STRIDE_TOKEN: tl.constexpr,
+    CACHE_STRIDE_HEAD: tl.constexpr,
+    CACHE_ALIGNMENT: tl.constexpr,
+    TABLE_IS_ALIGNED: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
-    GROUP_PADDED: tl.constexpr,
+    M: tl.constexpr,
     HEAD: tl.constexpr,
     HEAD_PADDED: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    CHUNK: tl.constexpr,
     TILE: tl.constexpr,
     SPLIT: tl.constexpr,
     HAS_SOFT_CAP: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
-    IS_WHOLE: tl.constexpr,
+    NUM_STAGES: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """One program per sequence, KV head and split. IS_WHOLE: there is one split, so write `out`."""
-    sequence = tl.program_id(0)
-    kv_head = tl.program_id(1)
-    split = tl.program_id(2)
-    row = tl.load(query_start_ptr + sequence).to(tl.int64)
-    if tl.load(query_start_ptr + sequence + 1) - row != 1:
-        return
-    length = tl.load(seq_lens_ptr + sequence)
-    start = split * SPLIT
-    end = tl.minimum(start + SPLIT, length)
-    oldest = 0
-    if HAS_WINDOW:
-        oldest = tl.maximum(length - sliding_window, 0)
-        start = tl.maximum(start, oldest // TILE * TILE)
+    """Each program computes items, each for one KV head, until there are no more.
 
-    member = tl.arange(0, GROUP_PADDED)
-    column = tl.arange(0, HEAD_PADDED)
-    head = kv_head * GROUP + member
-    is_head = member < GROUP
-    is_column = column < HEAD
-    in_q = is_head[:, None] & is_column[None, :]
-    q_offsets = row * q_stride_row + head[:, None] * q_stride_head + column[None, :]
-    q = tl.load(q_ptr + q_offsets, mask=in_q, other=0.0)
+    The first is that of its number; for the others programs queue, so that none is idle while
+    another has two to go. A CHUNK of consecutive keys lies in one block; it divides BLOCK_SIZE and
+    TILE. TABLE_IS_ALIGNED: rows of the table hold whole tiles of ids, at multiples of 16 bytes.
+    """
+    start_next(PDL)
+    num_programs = tl.num_programs(0)
+    todo = tl.program_id(0)
+    num_todo = tl.load(num_items_ptr) * NUM_KV_HEADS
+    while todo < num_todo:
+        item = items_ptr + todo // NUM_KV_HEADS * 4
+        kv_head = todo % NUM_KV_HEADS
+        end = tl.load(item + 1)
+        table_ptr = tables_ptr + tl.load(item).to(tl.int64) * table_stride
+        if TABLE_IS_ALIGNED:
+            table_ptr = tl.multiple_of(table_ptr, 16)
+        first_member = members_ptr + tl.load(item + 2) * 4
+        num_members = tl.load(item + 3)
+        split = tl.maximum(end - 1, 0) // SPLIT
 
-    LOG2E: tl.constexpr = 1.4426950408889634
-    maximum = tl.full([GROUP_PADDED], float("-inf"), tl.float32)
-    total = tl.zeros([GROUP_PADDED], tl.float32)
-    weighted = tl.zeros([GROUP_PADDED, HEAD_PADDED], tl.float32)
-    for tile in range(start, end, TILE):
-        position = tile + tl.arange(0, TILE)
-        visible = position < end
+        row = tl.arange(0, M)
+        column = tl.arange(0, HEAD_PADDED)
+        head = kv_head * GROUP + row % GROUP
+        is_row = row < num_members * GROUP
+        is_column = column < HEAD
+        member = first_member + row // GROUP * 4
+        query = tl.load(member, mask=is_row, other=0).to(tl.int64)
+
+        start = split * SPLIT
+        oldest = 0
+        if HAS_WINDOW or slopes_ptr is not None:
+            last = tl.load(member + 1, mask=is_row, other=2**30) - 1
         if HAS_WINDOW:
-            visible = visible & (position >= oldest)
-        # 64 bits before the multiplication: a pool has more than 2**31 elements.
-        block = tl.load(
-            block_tables_ptr + sequence * table_stride + position // BLOCK_SIZE,
-            mask=visible,
-            other=0,
-        ).to(tl.int64)
-        slot = block * cache_stride_block + position % BLOCK_SIZE * cache_stride_token
-        offsets = (slot + kv_head * cache_stride_head)[:, None] + column[None, :]
-        # What is not visible is not loaded, so that NaN in it meets no weight of 0.
-        readable = visible[:, None] & is_column[None, :]
-        k = tl.load(cache_ptr + offsets, mask=readable, other=0.0)
-        v = tl.load(cache_ptr + cache_stride_side + offsets, mask=readable, other=0.0)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-        if HAS_SOFT_CAP:
-            # tanh(x) = 1 - 2 / (exp(2x) + 1): one exponential, no inf / inf.
-            scores = soft_cap * (1 - 2 / (tl.exp2(scores * (2 * LOG2E / soft_cap)) + 1))
-        scores = tl.where(visible[None, :], scores * LOG2E, float("-inf"))
-        new_maximum = tl.maximum(maximum, tl.max(scores, 1))
-        weights = tl.exp2(scores - new_maximum[:, None])
-        rescale = tl.exp2(maximum - new_maximum)
-        total = total * rescale + tl.sum(weights, 1)
-        weighted = weighted * rescale[:, None]
-        weighted = tl.dot(weights.to(v.dtype), v, weighted, input_precision="ieee")
-        maximum = new_maximum
+            oldest = tl.maximum(tl.min(last, 0) - sliding_window + 1, 0)
+            start = tl.maximum(start, oldest // TILE * TILE)
+        if slopes_ptr is not None:
+            slopes = tl.load(slopes_ptr + head, mask=is_row, other=0.0) * LOG2E
+        step_scale = scale
+        if HAS_SOFT_CAP or slopes_ptr is not None:
+            step_scale = 1.0
 
-    if IS_WHOLE:
-        result = weighted / tl.where(total > 0, total, 1.0)[:, None]
-        out_head = row * NUM_KV_HEADS * GROUP + head
-        target = out_ptr + out_head[:, None] * HEAD + column[None, :]
-        tl.store(target, result.to(out_ptr.dtype.element_ty), mask=in_q)
-    else:
-        num_splits = tl.num_programs(2)
-        part = (sequence.to(tl.int64) * NUM_KV_HEADS * GROUP + head) * num_splits + split
-        tl.store(max_ptr + part, maximum, mask=is_head)
-        tl.store(sum_ptr + part, total, mask=is_head)
-        tl.store(partial_ptr + part[:, None] * HEAD + column[None, :], weighted, mask=in_q)
+        # Block ids are read one tile ahead, so that the loads of keys wait for no other load.
+        block = _block_ids(table_ptr, start, end, TABLE_IS_ALIGNED, BLOCK_SIZE, CHUNK, TILE)
+        wait_for_previous(PDL)
+        q_offsets = (query * q_stride_row + head * q_stride_head)[:, None] + column[None, :]
+        q = tl.load(q_ptr + q_offsets, mask=is_row[:, None] & is_column[None, :], other=0.0)
+
+        in_chunk = tl.arange(0, TILE) % CHUNK * CACHE_STRIDE_TOKEN
+        in_chunk = in_chunk[:, None] + column[None, :]
+        head_ptr = cache_ptr + kv_head * CACHE_STRIDE_HEAD
+        maximum = tl.full([M], float("-inf"), tl.float32)
+        sums = tl.zeros([M, sum_lanes(TILE)], tl.float32)
+        weighted = tl.zeros([M, HEAD_PADDED], tl.float32)
+        for tile in tl.range(start, end, TILE, num_stages=NUM_STAGES):
+            # 64 bits before the multiplication: a pool has more than 2**31 elements.
+            chunk_ptr = head_ptr + block.to(tl.int64) * cache_stride_block
+            if CHUNK < BLOCK_SIZE:
+                chunk = tile + tl.arange(0, TILE // CHUNK) * CHUNK
+                chunk_ptr += chunk % BLOCK_SIZE * CACHE_STRIDE_TOKEN
+            chunk_ptr = tl.broadcast_to(chunk_ptr[:, None], [TILE // CHUNK, CHUNK])
+            key_ptr = tl.multiple_of(tl.reshape(chunk_ptr, [TILE]), CACHE_ALIGNMENT)
+            k_ptr = key_ptr[:, None] + in_chunk
+            v_ptr = (key_ptr + cache_stride_side)[:, None] + in_chunk
+            key = tile + tl.arange(0, TILE)
+            visible = key < end
+            if HAS_WINDOW:
+                visible = visible & (key >= oldest)
+            # What is not visible is not loaded, so that NaN in it meets no weight of 0.
+            readable = visible[:, None] & is_column[None, :]
+            k = tl.load(k_ptr, mask=readable, other=0.0)
+            v = tl.load(v_ptr, mask=readable, other=0.0)
+            next_tile = tile + TILE
+            block = _block_ids(table_ptr, next_tile, end, TABLE_IS_ALIGNED, BLOCK_SIZE, CHUNK, TILE)
+
+            products = tl.dot(q, tl.trans(k), input_precision="ieee")
+            if HAS_SOFT_CAP:
+                products = soft_capped(products, scale, soft_cap)
+            if slopes_ptr is not None:
+                unit: tl.constexpr = 1.0
+                distance = key[None, :] - last[:, None]
+                products = with_alibi(products, unit if HAS_SOFT_CAP else scale, slopes, distance)
+            visible = visible[None, :]
+            if HAS_WINDOW:
+                visible = visible & (key[None, :] > (last - sliding_window)[:, None])
+            products = tl.where(visible, products, float("-inf"))
+            weights, rescale, maximum, sums = softmax_step(
+                products, step_scale, maximum, sums, M, TILE
+            )
+            weighted = weighted * rescale[:, None]
+            weighted = tl.dot(weights.to(v.dtype), v, weighted, input_precision="ieee")
+        total = total_sum(sums, M, sum_lanes(TILE))
+
+        slot = tl.load(member + 2, mask=is_row, other=-1)
+        part = (slot + split).to(tl.int64) * (NUM_KV_HEADS * GROUP) + head
+        part_ptr = weighted_ptr + part[:, None] * HEAD + column[None, :]
+        is_part = slot >= 0
+        tl.store(part_ptr, weighted, mask=is_part[:, None] & is_column[None, :])
+        tl.store(stats_ptr + part * 2, maximum, mask=is_part)
+        tl.store(stats_ptr + part * 2 + 1, total, mask=is_part)
+        if sinks_ptr is not None:
+            sink = tl.load(sinks_ptr + head, mask=is_row, other=0.0) * LOG2E
+            _, total, weighted = fold_split(maximum, total, weighted, sink, 1.0, 0.0)
+        result = normalised(weighted, total).to(out_ptr.dtype.element_ty)
+        target = out_ptr + ((query * NUM_KV_HEADS * GROUP + head) * HEAD)[:, None] + column[None, :]
+        is_whole = is_row & (slot < 0)
+        tl.store(target, result, mask=is_whole[:, None] & is_column[None, :])
+        if tl.max(slot, 0) >= 0:
+            _arrive(
+                first_member,
+                num_members,
+                out_ptr,
+                weighted_ptr,
+                stats_ptr,
+                arrivals_ptr + 1,
+                sinks_ptr,
+                kv_head,
+                NUM_KV_HEADS,
+                GROUP,
+                triton.next_power_of_2(M // GROUP),
+                HEAD,
+                HEAD_PADDED,
+            )
+        todo = num_todo
+        if num_programs < num_todo:
+            ticket = tl.atomic_add(arrivals_ptr, 1, sem="relaxed")
+            if ticket == num_todo - 1:
+                # Every program has drawn the one ticket that is too many: this was the last.
+                tl.store(arrivals_ptr, 0)
+            todo = num_programs + ticket
 
 
 @triton.jit
-def merge_splits_kernel(
-    partial_ptr,
-    max_ptr,
-    sum_ptr,
-    query_start_ptr,
+def _block_ids(
+    table_ptr,
+    tile,
+    end,
+    TABLE_IS_ALIGNED: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Ids of the blocks that hold a tile's chunks: any id for a chunk that does not matter."""
+    nth = tl.arange(0, TILE // CHUNK)
+    if CHUNK < BLOCK_SIZE:
+        return tl.load(
+            table_ptr + (tile + nth * CHUNK) // BLOCK_SIZE, mask=nth * CHUNK < end - tile, other=0
+        )
+    block_ptr = table_ptr + tl.multiple_of(tile // BLOCK_SIZE, TILE // CHUNK) + nth
+    if TABLE_IS_ALIGNED:
+        return tl.load(block_ptr, mask=tile < end, other=0)
+    return tl.load(block_ptr, mask=nth * CHUNK < end - tile, other=0)
+
+
+@triton.jit
+def _arrive(
+    first_member,
+    num_members,
     out_ptr,
-    num_splits,
-    NUM_HEADS: tl.constexpr,
+    weighted_ptr,
+    stats_ptr,
+    arrivals_ptr,
+    sinks_ptr,
+    kv_head,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    MEMBERS: tl.constexpr,
     HEAD: tl.constexpr,
     HEAD_PADDED: tl.constexpr,
 ):
-    """One program per sequence and head. A split without visible keys has sum 0: it is skipped."""
-    sequence = tl.program_id(0)
-    head = tl.program_id(1)
-    row = tl.load(query_start_ptr + sequence).to(tl.int64)
-    if tl.load(query_start_ptr + sequence + 1) - row != 1:
-        return
+    """Counts the item for each of its members, and folds those of which it was the last."""
+    nth = tl.arange(0, MEMBERS)
+    is_member = nth < num_members
+    slot = tl.load(first_member + nth * 4 + 2, mask=is_member, other=-1)
+    num_splits = tl.load(first_member + nth * 4 + 3, mask=is_member, other=0)
+    # All threads' partial results come before the count, and the count before all threads' loads.
+    tl.debug_barrier()
+    counter = arrivals_ptr + slot * NUM_KV_HEADS + kv_head
+    arrived = tl.atomic_add(counter, 1, mask=slot >= 0, sem="acq_rel")
+    is_last = ((slot >= 0) & (arrived == num_splits - 1)).to(tl.int32)
+    if tl.max(is_last, 0) > 0:
+        for i in range(0, num_members):
+            if tl.max(tl.where(nth == i, is_last, 0), 0) > 0:
+                _fold_splits(
+                    first_member + i * 4,
+                    out_ptr,
+                    weighted_ptr,
+                    stats_ptr,
+                    arrivals_ptr,
+                    sinks_ptr,
+                    kv_head,
+                    NUM_KV_HEADS,
+                    GROUP,
+                    HEAD,
+                    HEAD_PADDED,
+                )
+
+
+@triton.jit
+def _fold_splits(
+    member,
+    out_ptr,
+    weighted_ptr,
+    stats_ptr,
+    arrivals_ptr,
+    sinks_ptr,
+    kv_head,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD: tl.constexpr,
+    HEAD_PADDED: tl.constexpr,
+):
+    """Folds all splits of a sequence, for one KV head, and makes its counter 0 again."""
+    NUM_AT_ONCE: tl.constexpr = 4
+    query = tl.load(member).to(tl.int64)
+    slot = tl.load(member + 2)
+    num_splits = tl.load(member + 3)
+    tl.store(arrivals_ptr + slot * NUM_KV_HEADS + kv_head, 0)
+    nth = tl.arange(0, triton.next_power_of_2(GROUP))
     column = tl.arange(0, HEAD_PADDED)
+    head = kv_head * GROUP + nth
     is_column = column < HEAD
-    first = (sequence.to(tl.int64) * NUM_HEADS + head) * num_splits
-    maximum = tl.full([1], float("-inf"), tl.float32)
-    total = tl.zeros([1], tl.float32)
-    weighted = tl.zeros([HEAD_PADDED], tl.float32)
-    for split in range(0, num_splits):
-        part_total = tl.load(sum_ptr + first + split)
-        if part_total > 0:
-            part_maximum = tl.load(max_ptr + first + split)
-            new_maximum = tl.maximum(maximum, part_maximum)
-            old_weight = tl.exp2(maximum - new_maximum)
-            part_weight = tl.exp2(part_maximum - new_maximum)
-            part = tl.load(partial_ptr + (first + split) * HEAD + column, mask=is_column, other=0.0)
-            total = total * old_weight + part_total * part_weight
-            weighted = weighted * old_weight + part * part_weight
-            maximum = new_maximum
-    result = weighted / tl.where(total > 0, total, 1.0)
-    target = out_ptr + (row * NUM_HEADS + head) * HEAD + column
-    tl.store(target, result.to(out_ptr.dtype.element_ty), mask=is_column)
+    maximum = tl.full([nth.shape[0]], float("-inf"), tl.float32)
+    total = tl.zeros([nth.shape[0]], tl.float32)
+    weighted = tl.zeros([nth.shape[0], HEAD_PADDED], tl.float32)
+    for first in range(0, num_splits, NUM_AT_ONCE):
+        for i in tl.static_range(NUM_AT_ONCE):
+            is_head = nth < tl.where(first + i < num_splits, GROUP, 0)
+            part = (slot + first + i).to(tl.int64) * (NUM_KV_HEADS * GROUP) + head
+            # Other processors wrote these: not from this one's own cache.
+            stats = stats_ptr + part * 2
+            split_maximum = tl.load(stats, is_head, float("-inf"), cache_modifier=".cg")
+            split_total = tl.load(stats + 1, is_head, 0.0, cache_modifier=".cg")
+            split_ptr = weighted_ptr + part[:, None] * HEAD + column[None, :]
+            in_heads = is_head[:, None] & is_column[None, :]
+            split_weighted = tl.load(split_ptr, in_heads, 0.0, cache_modifier=".cg")
+            maximum, total, weighted = fold_split(
+                maximum, total, weighted, split_maximum, split_total, split_weighted
+            )
+    is_head = nth < GROUP
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + head, is_head, 0.0) * LOG2E
+        maximum, total, weighted = fold_split(maximum, total, weighted, sink, 1.0, 0.0)
+    result = normalised(weighted, total).to(out_ptr.dtype.element_ty)
+    target = out_ptr + ((query * NUM_KV_HEADS * GROUP + head) * HEAD)[:, None] + column[None, :]
+    tl.store(target, result, mask=is_head[:, None] & is_column[None, :])
 
 
-def tile_size(head_size: int, itemsize: int) -> int:
-    """Keys per tile: as many as 4 warps hold without spilling registers (test_compiles.py)."""
-    largest = 8192 if itemsize <= 2 else 2048
-    return max(16, min(64, largest // int(triton.next_power_of_2(head_size))))
+class LaunchShape(NamedTuple):
+    """Warps of a program and stages of its loads; they show in no bit."""
+
+    num_warps: int
+    num_stages: int
 
 
-@torch.library.custom_op("pagetwin::paged_decode", mutates_args={"out"})
+@functools.cache
+def launch_shape(
+    capability: int, group: int, head_size: int, itemsize: int, *, few: bool
+) -> LaunchShape:
+    """What was fastest on an H100 (capability 90); for others, what keeps values in registers.
+
+    With a third stage a program computes without a pause, but then a processor has room for one
+    program alone; many programs do better side by side, so it is for steps of `few`.
+    """
+    if itemsize > 2:
+        return LaunchShape(4, 3)
+    if capability < 90:
+        return LaunchShape(8, 3 if group > 16 else 2)
+    return LaunchShape(8 if group > 16 else 4, 3 if few or head_size > 128 else 2)
+
+
+@functools.cache
+def _device_facts(device: torch.device) -> tuple[int, int]:
+    """Compute capability, and more programs than run at once; few for the interpreter."""
+    if device.type != "cuda":
+        return 90, 5
+    properties = torch.cuda.get_device_properties(device)
+    return properties.major * 10 + properties.minor, 4 * properties.multi_processor_count
+
+
 def paged_decode(
     out: Tensor,
     q: Tensor,
     kv_cache: Tensor,
     block_tables: Tensor,
-    query_start_loc: Tensor,
-    seq_lens: Tensor,
-    max_seq_len: int,
+    work: DecodeWork,
+    scratch: DecodeScratch,
     scale: float,
     sliding_window: int = 0,
     soft_cap: float = 0.0,
-    split_length: int = SPLIT_LENGTH,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> None:
-    """Write the attention of every sequence that has one row to that row of `out`.
+    """Write the attention of the rows in `work` to the same rows of `out`, and no others.
 
     q, out [num_tokens, num_heads, head_size], out contiguous; kv_cache [2, num_blocks, block_size,
-    num_kv_heads, head_size]; block_tables int32 [num_seqs, max_blocks]; query_start_loc int32
-    [num_seqs + 1]; seq_lens int32 [num_seqs]. The row stands at position seq_lens - 1 and sees
-    the sliding_window positions up to there (0: all). Rows of other sequences are left alone; a
-    sequence of length 0 gets 0. Nothing waits for the device.
+    num_kv_heads, head_size], which holds the rows' own keys and values already; block_tables int32
+    [num_rows, max_blocks]. A row is the last position of its sequence and sees the sliding_window
+    positions up to there (0: all). float32 [num_heads] alibi_slopes: slope * (key - query) is
+    added to scores; sinks: one more score that every row sees, without a value. Nothing waits
+    for the device.
     """
-    num_seqs = len(seq_lens)
     num_heads, head_size = q.shape[1:]
-    num_kv_heads = kv_cache.shape[3]
+    block_size, num_kv_heads = kv_cache.shape[2:4]
     group = num_heads // num_kv_heads
-    num_splits = max(1, triton.cdiv(max_seq_len, split_length))
-    tile = tile_size(head_size, kv_cache.itemsize)
-    if q.stride(2) != 1 or kv_cache.stride(4) != 1 or not out.is_contiguous():
+    itemsize = kv_cache.itemsize
+    tile = tile_size(head_size, itemsize)
+    strides = kv_cache.stride()
+    if q.stride(2) != 1 or strides[4] != 1 or not out.is_contiguous():
         raise ValueError(
             "paged_decode: the last dimension of q and kv_cache must be contiguous, and all of "
-            f"out; strides are {q.stride()}, {kv_cache.stride()}, {out.stride()}"
+            f"out; strides are {q.stride()}, {strides}, {out.stride()}; pass contiguous tensors"
         )
-    if split_length % tile:
-        raise ValueError(f"paged_decode: split_length={split_length} is no multiple of {tile}")
-    if not num_seqs:
+    if scale <= 0:
+        raise ValueError(f"paged_decode: scale={scale} must be positive, for maxima to stay maxima")
+    if not len(work.items):
         return
-    whole = num_splits == 1
-    parts = (0,) if whole else (num_seqs, num_heads, num_splits)
-    partial = torch.empty((*parts, head_size), dtype=torch.float32, device=q.device)
-    maxima = torch.empty(parts, dtype=torch.float32, device=q.device)
-    totals = torch.empty(parts, dtype=torch.float32, device=q.device)
-    paged_decode_kernel[(num_seqs, num_kv_heads, num_splits)](
+    chunk = math.gcd(block_size, tile)
+    table_stride = block_tables.stride(0)
+    capability, most_programs = _device_facts(q.device)
+    few = len(work.members) * num_kv_heads <= FEW
+    shape = launch_shape(capability, group, head_size, itemsize, few=few)
+    num_programs = min(len(work.items) * num_kv_heads, most_programs)
+    paged_decode_kernel[(num_programs,)](
         q,
         kv_cache,
         block_tables,
-        query_start_loc,
-        seq_lens,
+        work.items,
+        work.members,
+        work.num_items,
         out,
-        partial,
-        maxima,
-        totals,
-        scale,
+        scratch.weighted,
+        scratch.stats,
+        scratch.arrivals,
+        alibi_slopes,
+        sinks,
+        log2_scale(scale),
         soft_cap,
         sliding_window,
         q.stride(0),
         q.stride(1),
-        *kv_cache.stride()[:4],
-        block_tables.stride(0),
+        strides[0],
+        strides[1],
+        table_stride,
+        CACHE_STRIDE_TOKEN=strides[2],
+        CACHE_STRIDE_HEAD=strides[3],
+        CACHE_ALIGNMENT=math.gcd(16, kv_cache.data_ptr(), *(n * itemsize for n in strides[:4])),
+        TABLE_IS_ALIGNED=table_stride % max(4, tile // chunk) == 0,
         NUM_KV_HEADS=num_kv_heads,
         GROUP=group,
-        GROUP_PADDED=max(16, triton.next_power_of_2(group)),
+        M=rows_per_item(group),
         HEAD=head_size,
         HEAD_PADDED=max(16, triton.next_power_of_2(head_size)),
-        BLOCK_SIZE=kv_cache.shape[2],
+        BLOCK_SIZE=block_size,
+        CHUNK=chunk,
         TILE=tile,
-        SPLIT=split_length,
+        SPLIT=SPLIT,
         HAS_SOFT_CAP=soft_cap != 0,
         HAS_WINDOW=sliding_window != 0,
-        IS_WHOLE=whole,
-        num_warps=4,
-        num_stages=2,
+        NUM_STAGES=shape.num_stages,
+        num_warps=shape.num_warps,
+        num_stages=shape.num_stages,
+        **pdl_options(q),
     )
-    if not whole:
-        merge_splits_kernel[(num_seqs, num_heads)](
-            partial,
-            maxima,
-            totals,
-            query_start_loc,
-            out,
-            num_splits,
-            NUM_HEADS=num_heads,
-            HEAD=head_size,
-            HEAD_PADDED=triton.next_power_of_2(head_size),
-            num_warps=1,
-        )
 
 
-@paged_decode.register_fake
+@torch.library.custom_op(
+    "pagetwin::paged_decode", mutates_args={"out", "weighted", "stats", "arrivals"}
+)
+def paged_decode_op(
+    out: Tensor,
+    q: Tensor,
+    kv_cache: Tensor,
+    block_tables: Tensor,
+    items: Tensor,
+    members: Tensor,
+    num_items: Tensor,
+    weighted: Tensor,
+    stats: Tensor,
+    arrivals: Tensor,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> None:
+    """paged_decode as an operator of torch."""
+    work = DecodeWork(items, members, num_items)
+    scratch = DecodeScratch(weighted, stats, arrivals)
+    options = (scale, sliding_window, soft_cap, alibi_slopes, sinks)
+    paged_decode(out, q, kv_cache, block_tables, work, scratch, *options)
+
+
+@paged_decode_op.register_fake
 def _(
     out: Tensor,
     q: Tensor,
     kv_cache: Tensor,
     block_tables: Tensor,
-    query_start_loc: Tensor,
-    seq_lens: Tensor,
-    max_seq_len: int,
+    items: Tensor,
+    members: Tensor,
+    num_items: Tensor,
+    weighted: Tensor,
+    stats: Tensor,
+    arrivals: Tensor,
     scale: float,
     sliding_window: int = 0,
     soft_cap: float = 0.0,
-    split_length: int = SPLIT_LENGTH,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> None:
     return None

@@ -86,12 +86,15 @@ def dense_attention(
     scale: float,
     sliding_window: int = 0,
     soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> AttentionResult:
     """Causal attention of one sequence's last rows, in float64.
 
     q [num_rows, num_heads, head_size] stands at the last num_rows positions of k, v
     [num_keys, num_kv_heads, head_size]. A row at position p sees (p - sliding_window, p], or
-    all up to p if sliding_window is 0.
+    all up to p if sliding_window is 0. [num_heads] alibi_slopes: slope * (key - query) is added to
+    the scores, after the soft cap; sinks: one more score that every row sees, without a value.
     """
     num_rows, num_heads, _ = q.shape
     num_keys, num_kv_heads, _ = k.shape
@@ -106,9 +109,15 @@ def dense_attention(
         scores = torch.tanh(scores / soft_cap) * soft_cap
     queries = torch.arange(num_keys - num_rows, num_keys, device=q.device)[:, None]
     keys = torch.arange(num_keys, device=q.device)
+    if alibi_slopes is not None:
+        bias = alibi_slopes.double()[:, None, None] * (keys - queries)
+        scores, magnitude = scores + bias, magnitude + bias.abs()
     visible = (keys <= queries) & (keys > queries - (sliding_window or num_keys))
     scores = scores.masked_fill(~visible, -torch.inf)
-    weights = scores.softmax(-1)
+    if sinks is not None:
+        sink = sinks.double()[:, None, None].expand(-1, num_rows, 1)
+        scores = torch.cat([scores, sink], -1)
+    weights = scores.softmax(-1)[..., :num_keys]
     return AttentionResult(
         out=(weights @ v).transpose(0, 1),
         lse=scores.logsumexp(-1).transpose(0, 1),

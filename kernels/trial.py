@@ -116,18 +116,11 @@ def make_batch(
     )
 
 
-def exact_attention(
-    spans: Sequence[Span], *, scale: float, sliding_window: int = 0, soft_cap: float = 0.0
-) -> AttentionResult:
-    """What attention over the batch of these spans is, in float64."""
+def exact_attention(spans: Sequence[Span], *, scale: float, **options: Any) -> AttentionResult:
+    """What attention over the batch of these spans is, in float64; options of dense_attention."""
     results = [
         dense_attention(
-            sequence.q[start:end],
-            sequence.k[:end],
-            sequence.v[:end],
-            scale=scale,
-            sliding_window=sliding_window,
-            soft_cap=soft_cap,
+            sequence.q[start:end], sequence.k[:end], sequence.v[:end], scale=scale, **options
         )
         for sequence, start, end in spans
     ]
