@@ -9,7 +9,9 @@ A row's result is that of the decode kernel to the bit: see attention_tiles.
 """
 
 import functools
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -373,6 +375,25 @@ def launch_portable(
     )
 
 
+@functools.cache
+def _hopper() -> ModuleType | str:
+    """The kernel for Hopper, or why it cannot be had: its language is still changing."""
+    if triton.knobs.runtime.interpret:
+        return "Gluon has no interpreter"
+    try:
+        return importlib.import_module("pagetwin.kernels.paged_prefill_hopper")
+    except (ImportError, AttributeError) as error:
+        return f"this Triton's Gluon lacks what it needs: {error}"
+
+
+def hopper_refusal(q: Tensor, out: Tensor, kv_cache: Tensor) -> str | None:
+    """Why paged_prefill_hopper does not serve these tensors; None if it does."""
+    if not q.is_cuda:
+        return "it runs on CUDA devices only"
+    hopper = _hopper()
+    return hopper if isinstance(hopper, str) else hopper.refusal(q, out, kv_cache)
+
+
 def paged_prefill(
     out: Tensor,
     q: Tensor,
@@ -407,6 +428,60 @@ def paged_prefill(
         )
     if not len(work.tiles):
         return
-    launch_portable(
+    if not (soft_cap or alibi_slopes is not None) and hopper_refusal(q, out, kv_cache) is None:
+        hopper = _hopper()
+        num_programs = torch.cuda.get_device_properties(q.device).multi_processor_count
+        hopper.launch_hopper(
+            out, q, kv_cache, block_tables, work.tiles, scale, sliding_window, sinks, num_programs
+        )
+    else:
+        launch_portable(
+            out,
+            q,
+            kv_cache,
+            block_tables,
+            work,
+            scale,
+            sliding_window,
+            soft_cap,
+            alibi_slopes,
+            sinks,
+        )
+
+
+@torch.library.custom_op("pagetwin::paged_prefill", mutates_args={"out"})
+def paged_prefill_op(
+    out: Tensor,
+    q: Tensor,
+    kv_cache: Tensor,
+    block_tables: Tensor,
+    tiles: Tensor,
+    max_seq_len: int,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> None:
+    """paged_prefill for graphs of torch's: `tiles` and `max_seq_len` are those of PrefillWork."""
+    work = PrefillWork(tiles, max_seq_len)
+    paged_prefill(
         out, q, kv_cache, block_tables, work, scale, sliding_window, soft_cap, alibi_slopes, sinks
     )
+
+
+@paged_prefill_op.register_fake
+def _(
+    out: Tensor,
+    q: Tensor,
+    kv_cache: Tensor,
+    block_tables: Tensor,
+    tiles: Tensor,
+    max_seq_len: int,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> None:
+    return None

@@ -1,7 +1,6 @@
 """The paged prefill kernels against dense attention in float64, over a cache full of NaN."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,14 @@ from torch import Tensor
 
 from pagetwin.engine.attention.prefill_plan import plan_prefill
 from pagetwin.kernels.attention_tiles import SPLIT, tile_size
-from pagetwin.kernels.paged_prefill import BLOCK_M, PrefillWork, paged_prefill
+from pagetwin.kernels.paged_prefill import (
+    BLOCK_M,
+    PrefillWork,
+    hopper_refusal,
+    launch_portable,
+    paged_prefill,
+    paged_prefill_op,
+)
 from pagetwin.kernels.reference import write_kv
 from pagetwin.kernels.trial import PagedBatch, Span, exact_attention, make_batch, make_sequence
 
@@ -205,3 +211,56 @@ def test_strides_that_cannot_work_are_refused(device: torch.device) -> None:
     out = torch.empty(5, 64, 2, device=device).mT
     with pytest.raises(ValueError, match="heads must lie together"):
         paged_prefill(out, batch.q, batch.kv_cache, batch.block_tables, work, 0.125)
+
+
+def test_the_operator_is_well_formed(device: torch.device) -> None:
+    batch = make_batch(spans((0, 20)), block_size=16)
+    tiles = whole_work(batch, device).tiles
+    batch = batch.to(device)
+    torch.library.opcheck(
+        paged_prefill_op,
+        (torch.zeros_like(batch.q), batch.q, batch.kv_cache, batch.block_tables, tiles, 20, 0.125),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("head_size", "dtype", "block_size", "window", "ranges"),
+    [
+        (128, torch.bfloat16, 16, 0, [(0, 300), (1000, 1100), (127, 129)]),
+        (128, torch.bfloat16, 16, 0, [(900, 2500), (2040, 2064), (0, 1024)]),
+        (64, torch.bfloat16, 16, 0, [(0, 300), (1000, 2100)]),
+        (128, torch.float16, 64, 0, [(5, 300), (3000, 3100)]),
+        (128, torch.bfloat16, 128, 200, [(5, 300), (1000, 1400)]),
+        (128, torch.bfloat16, 48, 1100, [(0, 250), (1190, 1500)]),
+        (64, torch.float16, 32, 40, [(0, 250), (2000, 2500)]),
+    ],
+)
+def test_the_hopper_kernel_gives_the_portable_kernels_bits(
+    head_size: int,
+    dtype: torch.dtype,
+    block_size: int,
+    window: int,
+    ranges: list[tuple[int, int]],
+) -> None:
+    """Both over a cache full of NaN, with sinks, and within the bound of float64."""
+    device = torch.device("cuda")
+    rows = spans(*ranges, num_heads=4, num_kv_heads=2, head_size=head_size, dtype=dtype)
+    batch = make_batch(rows, block_size=block_size, sliding_window=window)
+    work = whole_work(batch, device, padding=1)
+    batch = batch.to(device)
+    reason = hopper_refusal(batch.q, batch.q, batch.kv_cache)
+    if reason:
+        pytest.skip(reason)
+    write_kv(batch.k, batch.v, batch.kv_cache, batch.slot_mapping)
+    for sinks in (None, torch.tensor([1.0, -1.0, 0.5, 2.0], device=device)):
+        outs = []
+        for function in (paged_prefill, launch_portable):
+            out = torch.full_like(batch.q, torch.nan)
+            args = (batch.kv_cache, batch.block_tables, work, 0.125)
+            function(out, batch.q, *args, sliding_window=window, sinks=sinks)
+            outs.append(out.cpu())
+        assert torch.equal(*outs)
+        if sinks is None:
+            assert_within_bound(outs[0], rows, sliding_window=window)

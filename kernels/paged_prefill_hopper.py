@@ -1,0 +1,810 @@
+"""paged_prefill for Hopper GPUs (compute capability 9.0), in Gluon.
+
+FlashAttention-3 (Shah et al. 2024) over pages. A program is three parts that run side by side: a
+loading warp, which fetches pages through TMA into a ring of STAGES tiles of keys and values, and
+two groups of four warps, each of which attends for 64 rows of a tile of 128. While the tensor cores
+compute the products of one tile of keys, a group's other units do the softmax of the tile before;
+the groups take turns at the tensor cores, so that one group's softmax hides behind the other's
+products.
+
+The arithmetic is that of attention_tiles, to the bit.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from pagetwin.kernels.attention_tiles import SPLIT, log2_scale
+
+GROUP_ROWS = gl.constexpr(64)
+TILE = gl.constexpr(128)
+
+
+@gluon.constexpr_function
+def _product_layout(columns):
+    """[64, columns] as four warps of wgmma leave it in registers."""
+    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, columns, 16])
+
+
+@gluon.constexpr_function
+def _lane_layout():
+    """[64, 16] as _lane_sums leaves it."""
+    return gl.DistributedLinearLayout(
+        reg_bases=[[8, 0], [0, 4], [0, 8]],
+        lane_bases=[[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]],
+        warp_bases=[[16, 0], [32, 0]],
+        block_bases=[],
+        shape=[64, 16],
+    )
+
+
+@gluon.constexpr_function
+def _side_layout():
+    """16-bit rows for wgmma and TMA, 64 columns after 64 columns, swizzled over 128 bytes."""
+    return gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+
+
+@gluon.constexpr_function
+def _register_order(columns):
+    """A product in shared memory as it lies in registers: 16 bytes of each thread in turn."""
+    bases = [[0, 1], [8, 0], [0, 2], [0, 4], [1, 0], [2, 0], [4, 0], [16, 0], [32, 0]]
+    while 8 * 2 ** (len(bases) - 9) < columns:
+        bases.append([0, 8 * 2 ** (len(bases) - 9)])
+    return gl.SharedLinearLayout(bases)
+
+
+@gluon.jit
+def _add_halves(x, N: gl.constexpr):
+    return gl.sum(gl.reshape(x, [64, 2, N // 2]), 1)
+
+
+@gluon.jit
+def _lane_sums(x):
+    """As attention_tiles.lane_sums."""
+    x = _add_halves(_add_halves(x, 128), 64)
+    x = gl.sum(gl.reshape(x, [64, 16, 2]), 2)
+    return gl.convert_layout(x, _lane_layout(), assert_trivial=True)
+
+
+@gluon.jit
+def _total_sum(sums, ROW: gl.constexpr):
+    """As attention_tiles.total_sum."""
+    sums = _add_halves(_add_halves(_add_halves(sums, 16), 8), 4)
+    return gl.convert_layout(gl.sum(sums, 1), ROW)
+
+
+@gluon.jit
+def _softmax_step(products, scale, maximum, sums):
+    """As attention_tiles.softmax_step."""
+    new_maximum = gl.maximum(maximum, gl.max(products, 1) * scale)
+    finite = gl.where(new_maximum == float("-inf"), 0.0, new_maximum)
+    weights = gl.exp2(gl.fma(products, scale, -finite[:, None]))
+    rescale = gl.exp2(maximum - finite)
+    across = gl.convert_layout(rescale, gl.SliceLayout(1, _lane_layout()), assert_trivial=True)
+    sums = gl.fma(sums, across[:, None], _lane_sums(weights))
+    return weights, rescale, new_maximum, sums
+
+
+@gluon.jit
+def _fold_split(maximum, total, weighted, split_maximum, split_total, split_weighted):
+    """As attention_tiles.fold_split."""
+    ROW: gl.constexpr = gl.SliceLayout(1, split_weighted.type.layout)
+    new_maximum = gl.maximum(maximum, split_maximum)
+    finite = gl.where(new_maximum == float("-inf"), 0.0, new_maximum)
+    old = gl.exp2(maximum - finite)
+    new = gl.exp2(split_maximum - finite)
+    total = gl.fma(total, old, split_total * new)
+    old = gl.convert_layout(old, ROW, assert_trivial=True)
+    new = gl.convert_layout(new, ROW, assert_trivial=True)
+    weighted = gl.fma(weighted, old[:, None], split_weighted * new[:, None])
+    return new_maximum, total, weighted
+
+
+@gluon.jit
+def _nth_item(nth):
+    """Each program's items, back and forth over the list, so that long and short ones even out."""
+    programs = gl.num_programs(0)
+    program = gl.program_id(0)
+    return nth * programs + gl.where(nth % 2 == 0, program, programs - 1 - program)
+
+
+@gluon.jit
+def _first_key(position, sliding_window, HAS_WINDOW: gl.constexpr):
+    """The oldest key that a row at `position` sees."""
+    if HAS_WINDOW:
+        return gl.maximum(position - sliding_window + 1, 0)
+    else:
+        return position * 0
+
+
+@gluon.jit
+def _load(
+    q_desc,
+    cache_desc,
+    block_tables_ptr,
+    tiles_ptr,
+    q_smem,
+    k_smem,
+    v_smem,
+    q_full,
+    q_empty,
+    k_full,
+    k_empty,
+    v_full,
+    v_empty,
+    num_items,
+    sliding_window,
+    table_stride,
+    first_value_row,
+    no_row,
+    NUM_HEADS: gl.constexpr,
+    GROUP: gl.constexpr,
+    HEAD: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr,
+    BOX: gl.constexpr,
+    STAGES: gl.constexpr,
+    HAS_WINDOW: gl.constexpr,
+):
+    """The loading warp: queries, then tile after tile of keys and values, box after box.
+
+    A box is BOX keys by 64 columns, the width of the swizzle: the tile's columns from 64 on lie
+    behind its first 64. A box without visible keys is asked for beyond the cache, which gives 0.
+    """
+    HALVES: gl.constexpr = HEAD // 64
+    BOXES: gl.constexpr = TILE // BOX
+    TILE_BYTES: gl.constexpr = TILE * HEAD * 2
+    box_shape: gl.constexpr = [STAGES * HALVES * BOXES, BOX, 64]
+    k_boxes = k_smem._reinterpret(k_smem.dtype, box_shape, _side_layout())
+    v_boxes = v_smem._reinterpret(v_smem.dtype, box_shape, _side_layout())
+    items = 0
+    tiles = 0
+    for nth in range(gl.cdiv(num_items, gl.num_programs(0))):
+        item = _nth_item(nth)
+        record = tiles_ptr + item // NUM_HEADS * 4
+        num_rows = gl.load(record + 3, mask=item < num_items, other=0)
+        if num_rows > 0:
+            row = gl.load(record)
+            position = gl.load(record + 1)
+            table_ptr = block_tables_ptr + gl.load(record + 2).to(gl.int64) * table_stride
+            head = item % NUM_HEADS
+            oldest = _first_key(position, sliding_window, HAS_WINDOW)
+            end = position + num_rows
+
+            mbarrier.wait(q_empty, (items & 1) ^ 1)
+            mbarrier.expect(q_full, 2 * GROUP_ROWS * HEAD * 2)
+            for i in gl.static_range(2):
+                tma.async_copy_global_to_shared(
+                    q_desc, [row + i * GROUP_ROWS, head * HEAD], q_full, q_smem.index(i)
+                )
+            items += 1
+
+            column = head // GROUP * HEAD
+            for tile in range(oldest // TILE, gl.cdiv(end, TILE)):
+                rows = ()
+                for i in gl.static_range(BOXES):
+                    key = tile * TILE + i * BOX
+                    wanted = (key < end) & (key + BOX > oldest)
+                    block = gl.load(table_ptr + key // BLOCK_SIZE, mask=wanted, other=0)
+                    cache_row = block * BLOCK_SIZE + key % BLOCK_SIZE
+                    rows = rows + (gl.where(wanted, cache_row, no_row),)  # noqa: RUF005
+                stage = tiles % STAGES
+                phase = (tiles // STAGES & 1) ^ 1
+                mbarrier.wait(k_empty.index(stage), phase)
+                mbarrier.expect(k_full.index(stage), TILE_BYTES)
+                for half in gl.static_range(HALVES):
+                    for i in gl.static_range(BOXES):
+                        tma.async_copy_global_to_shared(
+                            cache_desc,
+                            [rows[i], column + half * 64],
+                            k_full.index(stage),
+                            k_boxes.index((stage * HALVES + half) * BOXES + i),
+                        )
+                mbarrier.wait(v_empty.index(stage), phase)
+                mbarrier.expect(v_full.index(stage), TILE_BYTES)
+                for half in gl.static_range(HALVES):
+                    for i in gl.static_range(BOXES):
+                        tma.async_copy_global_to_shared(
+                            cache_desc,
+                            [first_value_row + rows[i], column + half * 64],
+                            v_full.index(stage),
+                            v_boxes.index((stage * HALVES + half) * BOXES + i),
+                        )
+                tiles += 1
+
+
+@gluon.jit
+def _clear_values(v_smem, stage, start, stop, HEAD: gl.constexpr, STAGES: gl.constexpr):
+    """Zero the values of the stage's keys [start, stop), which nothing may see: 0 * NaN is NaN."""
+    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
+    HALVES: gl.constexpr = HEAD // 64
+    strip_shape: gl.constexpr = [STAGES * HALVES * 8, 16, 64]
+    strips = v_smem._reinterpret(v_smem.dtype, strip_shape, _side_layout())
+    key = gl.arange(0, 16, gl.SliceLayout(1, LAYOUT))
+    for i in range(start // 16, gl.cdiv(stop, 16)):
+        kept = (i * 16 + key < start) | (i * 16 + key >= stop)
+        for half in gl.static_range(HALVES):
+            strip = strips.index((stage * HALVES + half) * 8 + i)
+            values = strip.load(LAYOUT)
+            strip.store(gl.where(kept[:, None], values, gl.zeros_like(values)))
+    fence_async_shared()
+
+
+@gluon.jit
+def _packed(weights, DTYPE: gl.constexpr):
+    """[64, 128] float32 to int32 [64, 64], two rounded weights each: what a loop carries."""
+    even, odd = gl.split(gl.reshape(weights, [64, 64, 2]))
+    KIND: gl.constexpr = "f16x2" if DTYPE.is_fp16() else "bf16x2"
+    return gl.inline_asm_elementwise(
+        "cvt.rn." + KIND + ".f32 $0, $2, $1;", "=r,r,r", [even, odd], gl.int32, True, 1
+    )
+
+
+@gluon.jit
+def _unpacked(pairs, DTYPE: gl.constexpr, LAYOUT: gl.constexpr):
+    even = pairs.to(gl.uint16).to(DTYPE, bitcast=True)
+    odd = (pairs >> 16).to(gl.uint16).to(DTYPE, bitcast=True)
+    return gl.convert_layout(gl.reshape(gl.join(even, odd), [64, 128]), LAYOUT, assert_trivial=True)
+
+
+@gluon.jit
+def _masked(products, tile, position, sliding_window, HAS_WINDOW: gl.constexpr):
+    """-inf where a row does not see a key. `position` [64] of the rows."""
+    # In eighths, so that a thread's columns are constants, not registers.
+    cube = gl.reshape(products, [64, TILE // 8, 8])
+    LAYOUT: gl.constexpr = cube.type.layout
+    eighth = gl.arange(0, TILE // 8, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT))) * 8
+    rest = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))
+    last = gl.convert_layout(position - tile * TILE, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))
+    last = gl.expand_dims(gl.expand_dims(last, 1), 2) - gl.expand_dims(gl.expand_dims(rest, 0), 1)
+    eighth = gl.expand_dims(gl.expand_dims(eighth, 0), 2)
+    visible = eighth <= last
+    if HAS_WINDOW:
+        visible = visible & (eighth > last - sliding_window)
+    cube = gl.where(visible, cube, float("-inf"))
+    return gl.convert_layout(
+        gl.reshape(cube, [64, TILE]), products.type.layout, assert_trivial=True
+    )
+
+
+@gluon.jit
+def _step(
+    state,
+    tile,
+    tiles,
+    turn,
+    position,
+    q,
+    k_smem,
+    v_smem,
+    folded_smem,
+    k_full,
+    k_empty,
+    v_full,
+    v_empty,
+    turns,
+    scale,
+    sliding_window,
+    MEMBER: gl.constexpr,
+    HEAD: gl.constexpr,
+    STAGES: gl.constexpr,
+    SPLIT_TILES: gl.constexpr,
+    HAS_WINDOW: gl.constexpr,
+    TAKES_TURNS: gl.constexpr,
+    MASKED: gl.constexpr,
+):
+    SCORES: gl.constexpr = _product_layout(128)
+    OUT: gl.constexpr = _product_layout(HEAD)
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
+    ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
+    OUT_ROW: gl.constexpr = gl.SliceLayout(1, OUT)
+    weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded = state
+    nothing = gl.zeros([64, 128], gl.float32, SCORES)
+    stage = tiles % STAGES
+    next_stage = (tiles + 1) % STAGES
+    weights = _unpacked(weights, v_smem.dtype, WEIGHTS)
+    mbarrier.wait(k_full.index(next_stage), (tiles + 1) // STAGES & 1)
+    if TAKES_TURNS:
+        mbarrier.wait(turns.index(MEMBER), (turn + 1 - MEMBER) & 1)
+    products = warpgroup_mma(
+        q, k_smem.index(next_stage).permute((1, 0)), nothing, use_acc=False, is_async=True
+    )
+    mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
+    weighted = warpgroup_mma(weights, v_smem.index(stage), weighted, is_async=True)
+    if TAKES_TURNS:
+        mbarrier.arrive(turns.index(1 - MEMBER), count=1)
+    products = warpgroup_mma_wait(1, [products])
+    mbarrier.arrive(k_empty.index(next_stage), count=1)
+    is_new = tile % SPLIT_TILES == 0
+    old_maximum = gl.where(is_new, float("-inf"), maximum)
+    if MASKED:
+        products = _masked(products, tile, position, sliding_window, HAS_WINDOW)
+    wide, rescale, new_maximum, new_sums = _softmax_step(products, scale, old_maximum, sums)
+    # Over already; but the assembler moves no softmax beyond its branch, to after the products.
+    mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
+    weighted = warpgroup_mma_wait(0, [weighted])
+    mbarrier.arrive(v_empty.index(stage), count=1)
+    weights = _packed(wide, v_smem.dtype)
+    if is_new:
+        split_total = _total_sum(sums, ROW)
+        if has_folded:
+            earlier = folded_smem.load(OUT)
+            folded_maximum, folded_total, weighted = _fold_split(
+                folded_maximum, folded_total, earlier, maximum, split_total, weighted
+            )
+        else:
+            folded_maximum = maximum
+            folded_total = split_total
+        folded_smem.store(weighted)
+        has_folded = True
+        weighted = gl.zeros([64, HEAD], gl.float32, OUT)
+    else:
+        across = gl.convert_layout(rescale, OUT_ROW, assert_trivial=True)
+        weighted = weighted * across[:, None]
+    return weights, new_maximum, new_sums, weighted, folded_maximum, folded_total, has_folded
+
+
+@gluon.jit
+def _attend(
+    tiles_ptr,
+    out_ptr,
+    sinks_ptr,
+    q_smem,
+    k_smem,
+    v_smem,
+    folded_smem,
+    q_full,
+    q_empty,
+    k_full,
+    k_empty,
+    v_full,
+    v_empty,
+    turns,
+    num_items,
+    scale,
+    sliding_window,
+    out_stride,
+    MEMBER: gl.constexpr,
+    NUM_HEADS: gl.constexpr,
+    HEAD: gl.constexpr,
+    STAGES: gl.constexpr,
+    BOX: gl.constexpr,
+    SPLIT: gl.constexpr,
+    HAS_WINDOW: gl.constexpr,
+    HAS_SINKS: gl.constexpr,
+    TAKES_TURNS: gl.constexpr,
+):
+    """A group of four warps: rows [64 * MEMBER, 64 * (MEMBER + 1)) of each tile of rows."""
+    SCORES: gl.constexpr = _product_layout(128)
+    OUT: gl.constexpr = _product_layout(HEAD)
+    WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
+    ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
+    OUT_ROW: gl.constexpr = gl.SliceLayout(1, OUT)
+    SPLIT_TILES: gl.constexpr = SPLIT // TILE
+    nothing = gl.zeros([64, 128], gl.float32, SCORES)
+    q = q_smem.index(MEMBER)
+    items = 0
+    tiles = 0
+    turn = 0
+    for nth in range(gl.cdiv(num_items, gl.num_programs(0))):
+        item = _nth_item(nth)
+        record = tiles_ptr + item // NUM_HEADS * 4
+        num_rows = gl.load(record + 3, mask=item < num_items, other=0)
+        if num_rows > 0:
+            first_position = gl.load(record + 1)
+            oldest = _first_key(first_position, sliding_window, HAS_WINDOW)
+            end = first_position + num_rows
+            start = oldest // TILE
+            stop = gl.cdiv(end, TILE)
+            position = first_position + MEMBER * 64 + gl.arange(0, 64, ROW)
+
+            # The first tile of keys.
+            mbarrier.wait(q_full, items & 1)
+            stage = tiles % STAGES
+            mbarrier.wait(k_full.index(stage), tiles // STAGES & 1)
+            products = warpgroup_mma(
+                q, k_smem.index(stage).permute((1, 0)), nothing, use_acc=False, is_async=True
+            )
+            products = warpgroup_mma_wait(0, [products])
+            mbarrier.arrive(k_empty.index(stage), count=1)
+            maximum = gl.full([64], float("-inf"), gl.float32, ROW)
+            sums = gl.zeros([64, 16], gl.float32, _lane_layout())
+            products = _masked(products, start, position, sliding_window, HAS_WINDOW)
+            weights, _, maximum, sums = _softmax_step(products, scale, maximum, sums)
+            weights = _packed(weights, v_smem.dtype)
+            weighted = gl.zeros([64, HEAD], gl.float32, OUT)
+            folded_maximum = maximum
+            folded_total = gl.zeros([64], gl.float32, ROW)
+            has_folded = False
+            if HAS_WINDOW:
+                if oldest % BOX > 0:
+                    mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
+                    _clear_values(
+                        v_smem, stage, oldest % TILE // BOX * BOX, oldest % TILE, HEAD, STAGES
+                    )
+
+            state = (weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded)
+            whole = gl.maximum((first_position + MEMBER * 64 + 1) // TILE, start + 1)
+            whole = gl.minimum(whole, stop)
+            masked_until = start + 1
+            if HAS_WINDOW:
+                newest = gl.minimum(first_position + MEMBER * 64 + 63, end - 1)
+                masked_until = gl.cdiv(_first_key(newest, sliding_window, True), TILE)
+                masked_until = gl.minimum(gl.maximum(masked_until, start + 1), stop)
+                whole = gl.maximum(whole, masked_until)
+            if HAS_WINDOW:
+                for tile in range(start + 1, masked_until):
+                    state = _step(
+                        state,
+                        tile,
+                        tiles,
+                        turn,
+                        position,
+                        q,
+                        k_smem,
+                        v_smem,
+                        folded_smem,
+                        k_full,
+                        k_empty,
+                        v_full,
+                        v_empty,
+                        turns,
+                        scale,
+                        sliding_window,
+                        MEMBER,
+                        HEAD,
+                        STAGES,
+                        SPLIT_TILES,
+                        HAS_WINDOW,
+                        TAKES_TURNS,
+                        MASKED=True,
+                    )
+                    tiles += 1
+                    turn += 1
+            for tile in range(masked_until, whole):
+                state = _step(
+                    state,
+                    tile,
+                    tiles,
+                    turn,
+                    position,
+                    q,
+                    k_smem,
+                    v_smem,
+                    folded_smem,
+                    k_full,
+                    k_empty,
+                    v_full,
+                    v_empty,
+                    turns,
+                    scale,
+                    sliding_window,
+                    MEMBER,
+                    HEAD,
+                    STAGES,
+                    SPLIT_TILES,
+                    HAS_WINDOW,
+                    TAKES_TURNS,
+                    MASKED=False,
+                )
+                tiles += 1
+                turn += 1
+            for tile in range(whole, stop):
+                state = _step(
+                    state,
+                    tile,
+                    tiles,
+                    turn,
+                    position,
+                    q,
+                    k_smem,
+                    v_smem,
+                    folded_smem,
+                    k_full,
+                    k_empty,
+                    v_full,
+                    v_empty,
+                    turns,
+                    scale,
+                    sliding_window,
+                    MEMBER,
+                    HEAD,
+                    STAGES,
+                    SPLIT_TILES,
+                    HAS_WINDOW,
+                    TAKES_TURNS,
+                    MASKED=True,
+                )
+                tiles += 1
+                turn += 1
+            weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded = state
+            stage = tiles % STAGES
+
+            # The last tile of values.
+            mbarrier.arrive(q_empty, count=1)
+            mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
+            if end % BOX > 0:
+                last = end % TILE
+                _clear_values(v_smem, stage, last, gl.cdiv(last, BOX) * BOX, HEAD, STAGES)
+            weighted = warpgroup_mma(
+                _unpacked(weights, v_smem.dtype, WEIGHTS),
+                v_smem.index(stage),
+                weighted,
+                is_async=True,
+            )
+            weighted = warpgroup_mma_wait(0, [weighted])
+            mbarrier.arrive(v_empty.index(stage), count=1)
+            tiles += 1
+            items += 1
+
+            total = _total_sum(sums, ROW)
+            if has_folded:
+                earlier = folded_smem.load(OUT)
+                maximum, total, weighted = _fold_split(
+                    folded_maximum, folded_total, earlier, maximum, total, weighted
+                )
+            head = item % NUM_HEADS
+            if HAS_SINKS:
+                sink = gl.load(sinks_ptr + head).to(gl.float32) * 1.4426950408889634
+                sink = gl.full([64], sink, gl.float32, ROW)
+                maximum, total, weighted = _fold_split(
+                    maximum, total, weighted, sink, 1.0, gl.zeros_like(weighted)
+                )
+            total = gl.where(total == 0.0, 1.0, total)
+            result = weighted / gl.convert_layout(total, OUT_ROW, assert_trivial=True)[:, None]
+            STORED: gl.constexpr = gl.BlockedLayout(
+                [1, 8], [256 // HEAD, HEAD // 8], [4, 1], [1, 0]
+            )
+            # By way of shared memory, which holds nothing now, so that rows are stored whole.
+            result_smem = folded_smem._reinterpret(v_smem.dtype, [64, HEAD], _side_layout())
+            result_smem.store(result.to(v_smem.dtype))
+            member = MEMBER * 64 + gl.arange(0, 64, gl.SliceLayout(1, STORED))
+            column = gl.arange(0, HEAD, gl.SliceLayout(0, STORED))
+            out_row_ptr = out_ptr + (gl.load(record).to(gl.int64) * out_stride + head * HEAD)
+            gl.store(
+                out_row_ptr + (member[:, None] * out_stride + column[None, :]),
+                result_smem.load(STORED),
+                mask=(member < num_rows)[:, None] & (column >= 0)[None, :],
+            )
+
+
+@gluon.jit
+def paged_prefill_hopper_kernel(
+    q_desc,
+    cache_desc,
+    block_tables_ptr,
+    tiles_ptr,
+    out_ptr,
+    sinks_ptr,
+    num_items,
+    scale,
+    sliding_window,
+    out_stride,
+    table_stride,
+    first_value_row,
+    no_row,
+    NUM_HEADS: gl.constexpr,
+    GROUP: gl.constexpr,
+    HEAD: gl.constexpr,
+    BLOCK_SIZE: gl.constexpr,
+    BOX: gl.constexpr,
+    SPLIT: gl.constexpr,
+    STAGES: gl.constexpr,
+    HAS_WINDOW: gl.constexpr,
+    HAS_SINKS: gl.constexpr,
+    TAKES_TURNS: gl.constexpr,
+):
+    """Each program does every num_programs-th item: a tile of 128 rows, one query head."""
+    SIDE: gl.constexpr = _side_layout()
+    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
+    q_smem = gl.allocate_shared_memory(q_desc.dtype, [2, GROUP_ROWS, HEAD], SIDE)
+    k_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], SIDE)
+    v_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], SIDE)
+    folded0 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], _register_order(HEAD))
+    folded1 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], _register_order(HEAD))
+    q_full = gl.allocate_shared_memory(gl.int64, [1], BARRIER)
+    q_empty = gl.allocate_shared_memory(gl.int64, [1], BARRIER)
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
+    turns = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
+    mbarrier.init(q_full, count=1)
+    mbarrier.init(q_empty, count=2)
+    for i in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(i), count=1)
+        mbarrier.init(k_empty.index(i), count=2)
+        mbarrier.init(v_full.index(i), count=1)
+        mbarrier.init(v_empty.index(i), count=2)
+    for i in gl.static_range(2):
+        mbarrier.init(turns.index(i), count=1)
+    gl.warp_specialize(
+        [
+            (
+                _attend,
+                (
+                    tiles_ptr,
+                    out_ptr,
+                    sinks_ptr,
+                    q_smem,
+                    k_smem,
+                    v_smem,
+                    folded0,
+                    q_full,
+                    q_empty,
+                    k_full,
+                    k_empty,
+                    v_full,
+                    v_empty,
+                    turns,
+                    num_items,
+                    scale,
+                    sliding_window,
+                    out_stride,
+                    0,
+                    NUM_HEADS,
+                    HEAD,
+                    STAGES,
+                    BOX,
+                    SPLIT,
+                    HAS_WINDOW,
+                    HAS_SINKS,
+                    TAKES_TURNS,
+                ),
+            ),
+            (
+                _attend,
+                (
+                    tiles_ptr,
+                    out_ptr,
+                    sinks_ptr,
+                    q_smem,
+                    k_smem,
+                    v_smem,
+                    folded1,
+                    q_full,
+                    q_empty,
+                    k_full,
+                    k_empty,
+                    v_full,
+                    v_empty,
+                    turns,
+                    num_items,
+                    scale,
+                    sliding_window,
+                    out_stride,
+                    1,
+                    NUM_HEADS,
+                    HEAD,
+                    STAGES,
+                    BOX,
+                    SPLIT,
+                    HAS_WINDOW,
+                    HAS_SINKS,
+                    TAKES_TURNS,
+                ),
+            ),
+            (
+                _load,
+                (
+                    q_desc,
+                    cache_desc,
+                    block_tables_ptr,
+                    tiles_ptr,
+                    q_smem,
+                    k_smem,
+                    v_smem,
+                    q_full,
+                    q_empty,
+                    k_full,
+                    k_empty,
+                    v_full,
+                    v_empty,
+                    num_items,
+                    sliding_window,
+                    table_stride,
+                    first_value_row,
+                    no_row,
+                    NUM_HEADS,
+                    GROUP,
+                    HEAD,
+                    BLOCK_SIZE,
+                    BOX,
+                    STAGES,
+                    HAS_WINDOW,
+                ),
+            ),
+        ],
+        [4, 1],
+        [232, 40],
+    )
+
+
+_SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+
+
+def refusal(q: Tensor, out: Tensor, kv_cache: Tensor) -> str | None:
+    """Why these tensors cannot go to the kernel; None if they can."""
+    head_size = q.shape[2]
+    block_size = kv_cache.shape[2]
+    side, block, token, head = kv_cache.stride()[:4]
+    if torch.cuda.get_device_capability(q.device) != (9, 0):
+        return "it is for compute capability 9.0"
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        return f"it takes float16 and bfloat16, not {q.dtype}"
+    if head_size not in (64, 128):
+        return f"it takes head sizes 64 and 128, not {head_size}"
+    if block_size % 16:
+        return f"it takes blocks of a multiple of 16 tokens, not {block_size}"
+    if head != head_size or block != block_size * token or side % token:
+        return f"the cache has strides {kv_cache.stride()}, where its tokens are no equal rows"
+    if 2 * side // token >= 2**31:
+        return f"the cache has {side // token} tokens, more than 30 bits"
+    if any(x.data_ptr() % 16 or x.stride(0) * 2 % 16 for x in (q, out)) or token * 2 % 16:
+        return "q, out or the cache is not aligned to 16 bytes"
+    return None
+
+
+def launch_hopper(
+    out: Tensor,
+    q: Tensor,
+    kv_cache: Tensor,
+    block_tables: Tensor,
+    tiles: Tensor,
+    scale: float,
+    sliding_window: int,
+    sinks: Tensor | None,
+    num_programs: int,
+    *,
+    stages: int = 2,
+    takes_turns: bool = True,
+) -> None:
+    """As paged_prefill, for tensors that refusal() lets pass."""
+    num_rows, num_heads, head_size = q.shape
+    _, num_blocks, block_size, num_kv_heads, _ = kv_cache.shape
+    side, _, token, _, _ = kv_cache.stride()
+    box = math.gcd(block_size, 128)
+    first_value_row = side // token
+    no_row = first_value_row + num_blocks * block_size
+    width = num_kv_heads * head_size
+    q_desc = TensorDescriptor(
+        q, [num_rows, num_heads * head_size], [q.stride(0), 1], [64, head_size], _SIDE
+    )
+    cache_desc = TensorDescriptor(kv_cache, [no_row, width], [token, 1], [box, 64], _SIDE)
+    num_items = len(tiles) * num_heads
+    paged_prefill_hopper_kernel[(min(num_items, num_programs),)](
+        q_desc,
+        cache_desc,
+        block_tables,
+        tiles,
+        out,
+        out if sinks is None else sinks,
+        num_items,
+        log2_scale(scale),
+        sliding_window,
+        out.stride(0),
+        block_tables.stride(0),
+        first_value_row,
+        no_row,
+        NUM_HEADS=num_heads,
+        GROUP=num_heads // num_kv_heads,
+        HEAD=head_size,
+        BLOCK_SIZE=block_size,
+        BOX=box,
+        SPLIT=SPLIT,
+        STAGES=stages,
+        HAS_WINDOW=sliding_window != 0,
+        HAS_SINKS=sinks is not None,
+        TAKES_TURNS=takes_turns,
+        num_warps=4,
+    )
