@@ -17,6 +17,7 @@ def kv_cache_bytes(runner: GpuRunner, config: EngineConfig, utilization: float) 
     is run. Memory that other processes hold counts as used. Raises ConfigError if nothing is left.
     """
     device = runner.kv_cache.device_pool.device
+    runner.compile()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)

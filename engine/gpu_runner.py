@@ -46,6 +46,7 @@ from pagetwin.engine.step import (
 from pagetwin.engine.step_inputs import StepInputs, dummy_chunks, pad_decodes
 from pagetwin.engine.step_program import Arrays, StepProgram, StepShape
 from pagetwin.engine.step_slot import StepSlot
+from pagetwin.kernels.compile_ahead import compile_ahead
 
 BROKEN_LOGITS = "its logits hold NaN, +inf or no finite number"
 PATCH_BYTES = 2**16
@@ -108,7 +109,12 @@ class GpuRunner(ModelRunner):
             config.cache, scheduler, observers=(self._tables, _SamplerRows(self._device_sampler))
         )
         self._program = StepProgram(
-            loaded.model, backend, self._kv_caches, self._tables, self._device_sampler
+            loaded.model,
+            backend,
+            self._kv_caches,
+            self._tables,
+            self._device_sampler,
+            is_batch_invariant=config.batch_invariant,
         )
         self._slots = deque(StepSlot(num_seqs, device) for _ in range(2))
         self._in_flight: deque[PendingStep] = deque()
@@ -162,6 +168,7 @@ class GpuRunner(ModelRunner):
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Compiles what steps launch, and captures the graphs; before the first step."""
+        self.compile()
         for num_tokens in _powers_of_two(self._max_num_tokens):
             self.run_dummy_prefill(num_tokens)
         if self._why_no_graphs:
@@ -175,14 +182,33 @@ class GpuRunner(ModelRunner):
             self._capture(size)
         self.dispatcher.sizes = sizes
 
+    @torch.inference_mode()
+    def compile(self) -> None:
+        """Compiles the kernels of steps of all sizes, side by side."""
+        with compile_ahead():
+            for num_tokens in _powers_of_two(self._max_num_tokens):
+                self.run_dummy_prefill(num_tokens)
+            for size in graph_sizes(len(self._tables.tokens)):
+                self._run_dummy_decodes(size)
+
+    def _run_dummy_decodes(self, size: int) -> None:
+        arrays = self._dummy_graph_arrays(size)
+        self._grow_staging(arrays)
+        self._staging.send(arrays)
+        views = self._staging.views(arrays)
+        for variant in VARIANTS:
+            self._program.run(views, self._graph_shape(size), variant)
+
+    def _graph_shape(self, size: int) -> StepShape:
+        return StepShape(1, self._tables.tokens.shape[1], num_draws=size, is_graph=True)
+
     def _capture(self, size: int) -> None:
         arrays = self._dummy_graph_arrays(size)
         self._graph_staging.send(arrays)
         torch.cuda.synchronize()
         views = self._graph_staging.views(arrays)
-        shape = StepShape(1, self._tables.tokens.shape[1], num_draws=size, is_graph=True)
         for variant in VARIANTS:
-            run = partial(self._program.run, views, shape, variant)
+            run = partial(self._program.run, views, self._graph_shape(size), variant)
             run()
             self._graphs.capture(size, variant, run)
 

@@ -1,6 +1,7 @@
 """The device's side of a step: forward pass, logits, drawn tokens; what a CUDA graph captures."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from pagetwin.engine.device_sampler import DeviceSampler
 from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.models.spec import Model
 from pagetwin.engine.step_inputs import StepInputs
+from pagetwin.kernels.linear import no_split_k
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -46,7 +48,10 @@ class StepProgram:
         kv_caches: Sequence[Tensor],
         tables: DeviceTables,
         sampler: DeviceSampler,
+        *,
+        is_batch_invariant: bool,
     ) -> None:
+        self._products = no_split_k if is_batch_invariant else nullcontext
         self._model = model
         self._backend = backend
         self._kv_caches = kv_caches
@@ -104,9 +109,10 @@ class StepProgram:
             token_table=self._tables.tokens,
             token_rows=views["token_rows"],
         )
-        hidden = self._model.forward(views["input_ids"], views["positions"], context)
-        if shape.num_draws:
-            self.draw(hidden, shape.num_draws, variant, views["words"])
+        with self._products():
+            hidden = self._model.forward(views["input_ids"], views["positions"], context)
+            if shape.num_draws:
+                self.draw(hidden, shape.num_draws, variant, views["words"])
         return hidden
 
     def draw(self, hidden: Tensor, num_draws: int, variant: Variant, words: Tensor) -> None:
