@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 
 
-@pytest.mark.parametrize("page", ["adding_a_model.md", "adding_a_policy.md"])
+@pytest.mark.parametrize("page", ["adding_a_model.md", "adding_a_policy.md", "adding_a_backend.md"])
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
     assert len(blocks) == 2
