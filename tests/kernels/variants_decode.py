@@ -8,7 +8,8 @@ import triton
 
 from pagetwin.kernels.attention_tiles import SPLIT, tile_size
 from pagetwin.kernels.compiled import Resources, compile_kernel
-from pagetwin.kernels.paged_decode import launch_shape, paged_decode_kernel, rows_per_item
+from pagetwin.kernels.paged_decode import launch_shape, rows_per_item
+from pagetwin.kernels.paged_decode_kernel import paged_decode_kernel
 
 TRITON_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 NUM_KV_HEADS = 8
