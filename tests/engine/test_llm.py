@@ -240,6 +240,17 @@ def test_unknown_and_impossible_knobs_are_refused_by_name(folder: Path) -> None:
         LLM(str(folder), tokenizer="bytes", block_size="big")
     with pytest.raises(ConfigError, match="say the same thing"):
         LLM(str(folder), num_blocks=10, kv_cache_memory_bytes=10)
+    for share, words in (
+        (0.5, "no meaning on a CPU"),
+        (1.5, "above 1; it is a share"),
+        (-1, "not a positive number"),
+        ("all", "not a positive number"),
+    ):
+        with pytest.raises(ConfigError, match=f"gpu_memory_utilization=.* {words}"):
+            LLM(str(folder), tokenizer="bytes", device="cpu", gpu_memory_utilization=share)
+    with pytest.raises(ConfigError, match="say the same thing"):
+        knobs = {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 2**20}
+        LLM(str(folder), tokenizer="bytes", **knobs)
 
 
 def test_results_stand_in_the_order_of_the_prompts() -> None:

@@ -1,6 +1,7 @@
 """The GPU's runner gives the tokens of its plain twin, and bits that depend on nothing beside."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.engine import factory
+from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.llm import LLM
 from pagetwin.engine.model_runner import ModelRunner
 from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.trace import HeaderRecord
@@ -124,3 +127,19 @@ def test_decisions_and_block_tables_are_those_of_the_twin(
     assert report.equal, report.explain()
     assert report.block_tables_compared > 0
     assert check_all(outcome.records) == []
+
+
+@pytest.mark.gpu
+def test_too_little_memory_is_refused_with_what_takes_it(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no GPU memory is left .*utilization=0.001"):
+        LLM(str(folder), skip_tokenizer=True, gpu_memory_utilization=0.001, max_model_len=256)
+
+
+@pytest.mark.gpu
+def test_blocks_fill_the_memory_that_is_allowed(folder: Path) -> None:
+    knobs: dict[str, Any] = {"skip_tokenizer": True, "max_model_len": 4096, "max_num_seqs": 512}
+    few, many = (
+        LLM(str(folder), gpu_memory_utilization=share, **knobs).engine.config.cache.num_blocks
+        for share in (0.05, 0.06)
+    )
+    assert 0 < few < many
