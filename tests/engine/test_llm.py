@@ -248,8 +248,8 @@ def test_unknown_and_impossible_knobs_are_refused_by_name(folder: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=f"gpu_memory_utilization=.* {words}"):
             LLM(str(folder), tokenizer="bytes", device="cpu", gpu_memory_utilization=share)
+    knobs = {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 2**20}
     with pytest.raises(ConfigError, match="say the same thing"):
-        knobs = {"gpu_memory_utilization": 0.5, "kv_cache_memory_bytes": 2**20}
         LLM(str(folder), tokenizer="bytes", **knobs)
 
 

@@ -131,7 +131,7 @@ def test_decisions_and_block_tables_are_those_of_the_twin(
 
 @pytest.mark.gpu
 def test_too_little_memory_is_refused_with_what_takes_it(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="no GPU memory is left .*utilization=0.001"):
+    with pytest.raises(ConfigError, match=r"no GPU memory is left .*utilization=0\.001"):
         LLM(str(folder), skip_tokenizer=True, gpu_memory_utilization=0.001, max_model_len=256)
 
 
