@@ -13,14 +13,19 @@ import torch
 import triton
 from torch import Tensor
 
+from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.sampling_greedy import CHUNK, greedy_kernel
 from pagetwin.kernels.sampling_levels import GROUP
 from pagetwin.kernels.sampling_penalties import penalise
 from pagetwin.kernels.sampling_random import choose_kernel, summarise_kernel
 
-_GREEDY_WARPS = 4
-_SUMMARISE_WARPS = 8
-_CHOOSE_WARPS = 8
+GREEDY_WARPS = 4
+SUMMARISE_WARPS = 4
+CHOOSE_WARPS = 16
+
+_greedy = Launcher(greedy_kernel)
+_summarise = Launcher(summarise_kernel)
+_choose = Launcher(choose_kernel)
 
 
 class Scratch(NamedTuple):
@@ -28,8 +33,6 @@ class Scratch(NamedTuple):
 
     peaks: Tensor
     """float32 [max_rows, c]"""
-    scores: Tensor
-    """float64 [max_rows, c]"""
     masses: Tensor
     """float32 [max_rows, c]"""
     tokens: Tensor
@@ -53,7 +56,6 @@ class Scratch(NamedTuple):
 
         return cls(
             peaks=zeros(chunks, torch.float32),
-            scores=zeros(chunks, torch.float64),
             masses=zeros(chunks, torch.float32),
             tokens=zeros(chunks),
             tops=zeros(groups, torch.float32),
@@ -85,23 +87,24 @@ def sample_greedy(
     """
     _check(logits, words, out, failed, scratch)
     chunks = scratch.peaks.shape[1]
-    greedy_kernel[(chunks, logits.shape[0])](
-        logits,
-        words,
-        token_table,
-        out,
-        failed,
-        scratch.peaks,
-        scratch.tokens,
-        scratch.arrivals,
-        logits.stride(0),
-        words.stride(0),
-        token_table.stride(0),
-        token_table.shape[1],
-        VOCAB=scratch.vocab_size,
-        CHUNKS=chunks,
-        CHUNKS_PADDED=triton.next_power_of_2(chunks),
-        num_warps=_GREEDY_WARPS,
+    _greedy(
+        (chunks, logits.shape[0], 1),
+        (
+            logits,
+            words,
+            token_table,
+            out,
+            failed,
+            scratch.peaks,
+            scratch.tokens,
+            scratch.arrivals,
+            logits.stride(0),
+            words.stride(0),
+            token_table.stride(0),
+            token_table.shape[1],
+        ),
+        (scratch.vocab_size, chunks, triton.next_power_of_2(chunks)),
+        num_warps=GREEDY_WARPS,
     )
 
 
@@ -121,39 +124,41 @@ def sample(
     _check(logits, words, out, failed, scratch)
     num_rows, chunks = logits.shape[0], scratch.peaks.shape[1]
     penalise(logits, words, token_table, scratch.counts)
-    summarise_kernel[(chunks, num_rows)](
-        logits,
-        words,
-        scratch.peaks,
-        scratch.scores,
-        scratch.masses,
-        scratch.tokens,
-        scratch.tops,
-        logits.stride(0),
-        words.stride(0),
-        VOCAB=scratch.vocab_size,
-        num_warps=_SUMMARISE_WARPS,
+    _summarise(
+        (chunks, num_rows, 1),
+        (
+            logits,
+            words,
+            scratch.peaks,
+            scratch.masses,
+            scratch.tokens,
+            scratch.tops,
+            logits.stride(0),
+            words.stride(0),
+        ),
+        (scratch.vocab_size,),
+        num_warps=SUMMARISE_WARPS,
     )
-    choose_kernel[(num_rows,)](
-        logits,
-        words,
-        token_table,
-        out,
-        failed,
-        scratch.peaks,
-        scratch.scores,
-        scratch.masses,
-        scratch.tokens,
-        scratch.tops,
-        scratch.hot,
-        logits.stride(0),
-        words.stride(0),
-        token_table.stride(0),
-        token_table.shape[1],
-        VOCAB=scratch.vocab_size,
-        CHUNKS=chunks,
-        CHUNKS_PADDED=triton.next_power_of_2(chunks),
-        num_warps=_CHOOSE_WARPS,
+    _choose(
+        (num_rows, 1, 1),
+        (
+            logits,
+            words,
+            token_table,
+            out,
+            failed,
+            scratch.peaks,
+            scratch.masses,
+            scratch.tokens,
+            scratch.tops,
+            scratch.hot,
+            logits.stride(0),
+            words.stride(0),
+            token_table.stride(0),
+            token_table.shape[1],
+        ),
+        (scratch.vocab_size, chunks, triton.next_power_of_2(chunks)),
+        num_warps=CHOOSE_WARPS,
     )
 
 

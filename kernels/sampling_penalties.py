@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.sampling_words import (
     FREQUENCY,
     HISTORY_ROW,
@@ -17,6 +18,7 @@ from pagetwin.kernels.sampling_words import (
 )
 
 _TILE = 2048
+PENALISE_WARPS = 8
 _IN_PROMPT = tl.constexpr(1)
 _ONE_OUTPUT = tl.constexpr(2)
 
@@ -74,6 +76,10 @@ def penalise_kernel(
         tl.store(logits_ptr + token, value, mask=takes)
 
 
+# A fused multiply-add would round otherwise than the twin.
+_penalise = Launcher(penalise_kernel, enable_fp_fusion=False)
+
+
 def penalise(logits: Tensor, words: Tensor, token_table: Tensor, counts: Tensor) -> None:
     """Applies the penalties of the rows that have any to `logits`, in place.
 
@@ -83,16 +89,18 @@ def penalise(logits: Tensor, words: Tensor, token_table: Tensor, counts: Tensor)
     engine/logits.py: a token's count times the frequency penalty, plus the presence penalty, in
     float64, then once to float32.
     """
-    penalise_kernel[(logits.shape[0],)](
-        logits,
-        words,
-        token_table,
-        counts,
-        logits.stride(0),
-        words.stride(0),
-        token_table.stride(0),
-        counts.stride(0),
-        TILE=_TILE,
-        num_warps=8,
-        enable_fp_fusion=False,  # a fused multiply-add would round otherwise than the twin
+    _penalise(
+        (logits.shape[0], 1, 1),
+        (
+            logits,
+            words,
+            token_table,
+            counts,
+            logits.stride(0),
+            words.stride(0),
+            token_table.stride(0),
+            counts.stride(0),
+        ),
+        (_TILE,),
+        num_warps=PENALISE_WARPS,
     )

@@ -3,8 +3,9 @@
 from typing import Any
 
 from pagetwin.kernels.compiled import Resources, compile_kernel
+from pagetwin.kernels.sampling import CHOOSE_WARPS, GREEDY_WARPS, SUMMARISE_WARPS
 from pagetwin.kernels.sampling_greedy import greedy_kernel
-from pagetwin.kernels.sampling_penalties import penalise_kernel
+from pagetwin.kernels.sampling_penalties import PENALISE_WARPS, penalise_kernel
 from pagetwin.kernels.sampling_random import choose_kernel, summarise_kernel
 
 VOCAB = 151_936
@@ -12,7 +13,6 @@ POINTERS = {
     "logits_ptr": "*fp32",
     "peaks_ptr": "*fp32",
     "tops_ptr": "*fp32",
-    "scores_ptr": "*fp64",
     "masses_ptr": "*fp32",
 }
 INTEGERS = ["words_ptr", "table_ptr", "out_ptr", "failed_ptr", "tokens_ptr", "hot_ptr"]
@@ -34,9 +34,9 @@ def compiled(kernel: Any, capability: int, num_warps: int, **constants: int) -> 
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     chunks = {"CHUNKS": 38, "CHUNKS_PADDED": 64}
     made = {
-        "greedy": compiled(greedy_kernel, capability, 4, VOCAB=VOCAB, **chunks),
-        "penalise": compiled(penalise_kernel, capability, 8, TILE=2048),
-        "summarise": compiled(summarise_kernel, capability, 4, VOCAB=VOCAB),
-        "choose": compiled(choose_kernel, capability, 8, VOCAB=VOCAB, **chunks),
+        "greedy": compiled(greedy_kernel, capability, GREEDY_WARPS, VOCAB=VOCAB, **chunks),
+        "penalise": compiled(penalise_kernel, capability, PENALISE_WARPS, TILE=2048),
+        "summarise": compiled(summarise_kernel, capability, SUMMARISE_WARPS, VOCAB=VOCAB),
+        "choose": compiled(choose_kernel, capability, CHOOSE_WARPS, VOCAB=VOCAB, **chunks),
     }
     return {name: (resources, False) for name, resources in made.items()}
