@@ -1,5 +1,6 @@
 """What the compiler makes of a kernel: registers, spills and shared memory, without a GPU."""
 
+import importlib
 import re
 import subprocess
 import tempfile
@@ -42,7 +43,10 @@ def compile_kernel(
     The kernel must not be interpreted.
     """
     index = {name: i for i, name in enumerate(kernel.arg_names)}
-    source = ASTSource(
+    source_kind = ASTSource
+    if kernel.is_gluon():
+        source_kind = importlib.import_module("triton.experimental.gluon._runtime").GluonASTSource
+    source = source_kind(
         fn=kernel,
         signature={name: types.get(name, "constexpr") for name in kernel.arg_names},
         constexprs={(index[name],): value for name, value in constants.items()},

@@ -121,7 +121,7 @@ def _attend_tile(
     return maximum, sums, weighted
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_items", "sliding_window"])
 def paged_prefill_kernel(
     q_ptr,
     cache_ptr,

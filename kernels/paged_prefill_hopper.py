@@ -29,6 +29,9 @@ from pagetwin.kernels.attention_tiles import SPLIT, log2_scale
 
 GROUP_ROWS = gl.constexpr(64)
 TILE = gl.constexpr(128)
+SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+"""16-bit rows for wgmma and TMA, 64 columns after 64 columns, swizzled over 128 bytes."""
+_SIDE: gl.constexpr = gl.constexpr(SIDE)
 
 
 @gluon.constexpr_function
@@ -41,18 +44,12 @@ def _product_layout(columns):
 def _lane_layout():
     """[64, 16] as _lane_sums leaves it."""
     return gl.DistributedLinearLayout(
-        reg_bases=[[8, 0], [0, 4], [0, 8]],
-        lane_bases=[[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]],
+        reg_bases=[[0, 1], [8, 0], [0, 8]],
+        lane_bases=[[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
         warp_bases=[[16, 0], [32, 0]],
         block_bases=[],
         shape=[64, 16],
     )
-
-
-@gluon.constexpr_function
-def _side_layout():
-    """16-bit rows for wgmma and TMA, 64 columns after 64 columns, swizzled over 128 bytes."""
-    return gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 
 @gluon.constexpr_function
@@ -71,9 +68,8 @@ def _add_halves(x, N: gl.constexpr):
 
 @gluon.jit
 def _lane_sums(x):
-    """As attention_tiles.lane_sums."""
-    x = _add_halves(_add_halves(x, 128), 64)
-    x = gl.sum(gl.reshape(x, [64, 16, 2]), 2)
+    """As attention_tiles.add_halves, to the sums that a row keeps: all within a thread."""
+    x = _add_halves(_add_halves(_add_halves(x, 128), 64), 32)
     return gl.convert_layout(x, _lane_layout(), assert_trivial=True)
 
 
@@ -130,19 +126,11 @@ def _first_key(position, sliding_window, HAS_WINDOW: gl.constexpr):
 
 @gluon.jit
 def _load(
+    rings,
     q_desc,
     cache_desc,
     block_tables_ptr,
     tiles_ptr,
-    q_smem,
-    k_smem,
-    v_smem,
-    q_full,
-    q_empty,
-    k_full,
-    k_empty,
-    v_full,
-    v_empty,
     num_items,
     sliding_window,
     table_stride,
@@ -150,10 +138,8 @@ def _load(
     no_row,
     NUM_HEADS: gl.constexpr,
     GROUP: gl.constexpr,
-    HEAD: gl.constexpr,
     BLOCK_SIZE: gl.constexpr,
     BOX: gl.constexpr,
-    STAGES: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
 ):
     """The loading warp: queries, then tile after tile of keys and values, box after box.
@@ -161,12 +147,15 @@ def _load(
     A box is BOX keys by 64 columns, the width of the swizzle: the tile's columns from 64 on lie
     behind its first 64. A box without visible keys is asked for beyond the cache, which gives 0.
     """
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, _turns = rings
+    STAGES: gl.constexpr = k_smem.shape[0]
+    HEAD: gl.constexpr = k_smem.shape[2]
     HALVES: gl.constexpr = HEAD // 64
     BOXES: gl.constexpr = TILE // BOX
     TILE_BYTES: gl.constexpr = TILE * HEAD * 2
     box_shape: gl.constexpr = [STAGES * HALVES * BOXES, BOX, 64]
-    k_boxes = k_smem._reinterpret(k_smem.dtype, box_shape, _side_layout())
-    v_boxes = v_smem._reinterpret(v_smem.dtype, box_shape, _side_layout())
+    k_boxes = k_smem._reinterpret(k_smem.dtype, box_shape, _SIDE)
+    v_boxes = v_smem._reinterpret(v_smem.dtype, box_shape, _SIDE)
     items = 0
     tiles = 0
     for nth in range(gl.cdiv(num_items, gl.num_programs(0))):
@@ -224,12 +213,12 @@ def _load(
 
 
 @gluon.jit
-def _clear_values(v_smem, stage, start, stop, HEAD: gl.constexpr, STAGES: gl.constexpr):
+def _clear_values(v_smem, stage, start, stop):
     """Zero the values of the stage's keys [start, stop), which nothing may see: 0 * NaN is NaN."""
     LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    HALVES: gl.constexpr = HEAD // 64
-    strip_shape: gl.constexpr = [STAGES * HALVES * 8, 16, 64]
-    strips = v_smem._reinterpret(v_smem.dtype, strip_shape, _side_layout())
+    HALVES: gl.constexpr = v_smem.shape[2] // 64
+    strip_shape: gl.constexpr = [v_smem.shape[0] * HALVES * 8, 16, 64]
+    strips = v_smem._reinterpret(v_smem.dtype, strip_shape, _SIDE)
     key = gl.arange(0, 16, gl.SliceLayout(1, LAYOUT))
     for i in range(start // 16, gl.cdiv(stop, 16)):
         kept = (i * 16 + key < start) | (i * 16 + key >= stop)
@@ -280,29 +269,24 @@ def _masked(products, tile, position, sliding_window, HAS_WINDOW: gl.constexpr):
 @gluon.jit
 def _step(
     state,
+    rings,
+    folded_smem,
     tile,
     tiles,
     turn,
     position,
-    q,
-    k_smem,
-    v_smem,
-    folded_smem,
-    k_full,
-    k_empty,
-    v_full,
-    v_empty,
-    turns,
     scale,
     sliding_window,
     MEMBER: gl.constexpr,
-    HEAD: gl.constexpr,
-    STAGES: gl.constexpr,
     SPLIT_TILES: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
     TAKES_TURNS: gl.constexpr,
     MASKED: gl.constexpr,
 ):
+    """Begins the products of keys `tile`, ends with those of the values before; see _attend."""
+    q_smem, k_smem, v_smem, _q_full, _q_empty, k_full, k_empty, v_full, v_empty, turns = rings
+    STAGES: gl.constexpr = k_smem.shape[0]
+    HEAD: gl.constexpr = k_smem.shape[2]
     SCORES: gl.constexpr = _product_layout(128)
     OUT: gl.constexpr = _product_layout(HEAD)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
@@ -317,7 +301,11 @@ def _step(
     if TAKES_TURNS:
         mbarrier.wait(turns.index(MEMBER), (turn + 1 - MEMBER) & 1)
     products = warpgroup_mma(
-        q, k_smem.index(next_stage).permute((1, 0)), nothing, use_acc=False, is_async=True
+        q_smem.index(MEMBER),
+        k_smem.index(next_stage).permute((1, 0)),
+        nothing,
+        use_acc=False,
+        is_async=True,
     )
     mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
     weighted = warpgroup_mma(weights, v_smem.index(stage), weighted, is_async=True)
@@ -356,28 +344,17 @@ def _step(
 
 @gluon.jit
 def _attend(
+    rings,
+    folded_smem,
     tiles_ptr,
     out_ptr,
     sinks_ptr,
-    q_smem,
-    k_smem,
-    v_smem,
-    folded_smem,
-    q_full,
-    q_empty,
-    k_full,
-    k_empty,
-    v_full,
-    v_empty,
-    turns,
     num_items,
     scale,
     sliding_window,
     out_stride,
     MEMBER: gl.constexpr,
     NUM_HEADS: gl.constexpr,
-    HEAD: gl.constexpr,
-    STAGES: gl.constexpr,
     BOX: gl.constexpr,
     SPLIT: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
@@ -385,6 +362,9 @@ def _attend(
     TAKES_TURNS: gl.constexpr,
 ):
     """A group of four warps: rows [64 * MEMBER, 64 * (MEMBER + 1)) of each tile of rows."""
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, _turns = rings
+    STAGES: gl.constexpr = k_smem.shape[0]
+    HEAD: gl.constexpr = k_smem.shape[2]
     SCORES: gl.constexpr = _product_layout(128)
     OUT: gl.constexpr = _product_layout(HEAD)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
@@ -392,7 +372,6 @@ def _attend(
     OUT_ROW: gl.constexpr = gl.SliceLayout(1, OUT)
     SPLIT_TILES: gl.constexpr = SPLIT // TILE
     nothing = gl.zeros([64, 128], gl.float32, SCORES)
-    q = q_smem.index(MEMBER)
     items = 0
     tiles = 0
     turn = 0
@@ -413,7 +392,11 @@ def _attend(
             stage = tiles % STAGES
             mbarrier.wait(k_full.index(stage), tiles // STAGES & 1)
             products = warpgroup_mma(
-                q, k_smem.index(stage).permute((1, 0)), nothing, use_acc=False, is_async=True
+                q_smem.index(MEMBER),
+                k_smem.index(stage).permute((1, 0)),
+                nothing,
+                use_acc=False,
+                is_async=True,
             )
             products = warpgroup_mma_wait(0, [products])
             mbarrier.arrive(k_empty.index(stage), count=1)
@@ -426,12 +409,10 @@ def _attend(
             folded_maximum = maximum
             folded_total = gl.zeros([64], gl.float32, ROW)
             has_folded = False
-            if HAS_WINDOW:
+            if HAS_WINDOW:  # noqa: SIM102 (decided by the compiler)
                 if oldest % BOX > 0:
                     mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
-                    _clear_values(
-                        v_smem, stage, oldest % TILE // BOX * BOX, oldest % TILE, HEAD, STAGES
-                    )
+                    _clear_values(v_smem, stage, oldest % TILE // BOX * BOX, oldest % TILE)
 
             state = (weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded)
             whole = gl.maximum((first_position + MEMBER * 64 + 1) // TILE, start + 1)
@@ -446,24 +427,15 @@ def _attend(
                 for tile in range(start + 1, masked_until):
                     state = _step(
                         state,
+                        rings,
+                        folded_smem,
                         tile,
                         tiles,
                         turn,
                         position,
-                        q,
-                        k_smem,
-                        v_smem,
-                        folded_smem,
-                        k_full,
-                        k_empty,
-                        v_full,
-                        v_empty,
-                        turns,
                         scale,
                         sliding_window,
                         MEMBER,
-                        HEAD,
-                        STAGES,
                         SPLIT_TILES,
                         HAS_WINDOW,
                         TAKES_TURNS,
@@ -474,24 +446,15 @@ def _attend(
             for tile in range(masked_until, whole):
                 state = _step(
                     state,
+                    rings,
+                    folded_smem,
                     tile,
                     tiles,
                     turn,
                     position,
-                    q,
-                    k_smem,
-                    v_smem,
-                    folded_smem,
-                    k_full,
-                    k_empty,
-                    v_full,
-                    v_empty,
-                    turns,
                     scale,
                     sliding_window,
                     MEMBER,
-                    HEAD,
-                    STAGES,
                     SPLIT_TILES,
                     HAS_WINDOW,
                     TAKES_TURNS,
@@ -502,24 +465,15 @@ def _attend(
             for tile in range(whole, stop):
                 state = _step(
                     state,
+                    rings,
+                    folded_smem,
                     tile,
                     tiles,
                     turn,
                     position,
-                    q,
-                    k_smem,
-                    v_smem,
-                    folded_smem,
-                    k_full,
-                    k_empty,
-                    v_full,
-                    v_empty,
-                    turns,
                     scale,
                     sliding_window,
                     MEMBER,
-                    HEAD,
-                    STAGES,
                     SPLIT_TILES,
                     HAS_WINDOW,
                     TAKES_TURNS,
@@ -535,7 +489,7 @@ def _attend(
             mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
             if end % BOX > 0:
                 last = end % TILE
-                _clear_values(v_smem, stage, last, gl.cdiv(last, BOX) * BOX, HEAD, STAGES)
+                _clear_values(v_smem, stage, last, gl.cdiv(last, BOX) * BOX)
             weighted = warpgroup_mma(
                 _unpacked(weights, v_smem.dtype, WEIGHTS),
                 v_smem.index(stage),
@@ -566,7 +520,8 @@ def _attend(
                 [1, 8], [256 // HEAD, HEAD // 8], [4, 1], [1, 0]
             )
             # By way of shared memory, which holds nothing now, so that rows are stored whole.
-            result_smem = folded_smem._reinterpret(v_smem.dtype, [64, HEAD], _side_layout())
+            result_smem = folded_smem._reinterpret(v_smem.dtype, [2, 64, HEAD], _SIDE)
+            result_smem = result_smem.index(0)
             result_smem.store(result.to(v_smem.dtype))
             member = MEMBER * 64 + gl.arange(0, 64, gl.SliceLayout(1, STORED))
             column = gl.arange(0, HEAD, gl.SliceLayout(0, STORED))
@@ -578,7 +533,7 @@ def _attend(
             )
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["num_items", "sliding_window"])
 def paged_prefill_hopper_kernel(
     q_desc,
     cache_desc,
@@ -605,11 +560,10 @@ def paged_prefill_hopper_kernel(
     TAKES_TURNS: gl.constexpr,
 ):
     """Each program does every num_programs-th item: a tile of 128 rows, one query head."""
-    SIDE: gl.constexpr = _side_layout()
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
-    q_smem = gl.allocate_shared_memory(q_desc.dtype, [2, GROUP_ROWS, HEAD], SIDE)
-    k_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], SIDE)
-    v_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], SIDE)
+    q_smem = gl.allocate_shared_memory(q_desc.dtype, [2, GROUP_ROWS, HEAD], _SIDE)
+    k_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], _SIDE)
+    v_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], _SIDE)
     folded0 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], _register_order(HEAD))
     folded1 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], _register_order(HEAD))
     q_full = gl.allocate_shared_memory(gl.int64, [1], BARRIER)
@@ -628,33 +582,23 @@ def paged_prefill_hopper_kernel(
         mbarrier.init(v_empty.index(i), count=2)
     for i in gl.static_range(2):
         mbarrier.init(turns.index(i), count=1)
+    rings = (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, turns)
     gl.warp_specialize(
         [
             (
                 _attend,
                 (
+                    rings,
+                    folded0,
                     tiles_ptr,
                     out_ptr,
                     sinks_ptr,
-                    q_smem,
-                    k_smem,
-                    v_smem,
-                    folded0,
-                    q_full,
-                    q_empty,
-                    k_full,
-                    k_empty,
-                    v_full,
-                    v_empty,
-                    turns,
                     num_items,
                     scale,
                     sliding_window,
                     out_stride,
                     0,
                     NUM_HEADS,
-                    HEAD,
-                    STAGES,
                     BOX,
                     SPLIT,
                     HAS_WINDOW,
@@ -665,28 +609,17 @@ def paged_prefill_hopper_kernel(
             (
                 _attend,
                 (
+                    rings,
+                    folded1,
                     tiles_ptr,
                     out_ptr,
                     sinks_ptr,
-                    q_smem,
-                    k_smem,
-                    v_smem,
-                    folded1,
-                    q_full,
-                    q_empty,
-                    k_full,
-                    k_empty,
-                    v_full,
-                    v_empty,
-                    turns,
                     num_items,
                     scale,
                     sliding_window,
                     out_stride,
                     1,
                     NUM_HEADS,
-                    HEAD,
-                    STAGES,
                     BOX,
                     SPLIT,
                     HAS_WINDOW,
@@ -697,19 +630,11 @@ def paged_prefill_hopper_kernel(
             (
                 _load,
                 (
+                    rings,
                     q_desc,
                     cache_desc,
                     block_tables_ptr,
                     tiles_ptr,
-                    q_smem,
-                    k_smem,
-                    v_smem,
-                    q_full,
-                    q_empty,
-                    k_full,
-                    k_empty,
-                    v_full,
-                    v_empty,
                     num_items,
                     sliding_window,
                     table_stride,
@@ -717,10 +642,8 @@ def paged_prefill_hopper_kernel(
                     no_row,
                     NUM_HEADS,
                     GROUP,
-                    HEAD,
                     BLOCK_SIZE,
                     BOX,
-                    STAGES,
                     HAS_WINDOW,
                 ),
             ),
@@ -728,9 +651,6 @@ def paged_prefill_hopper_kernel(
         [4, 1],
         [232, 40],
     )
-
-
-_SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 
 
 def refusal(q: Tensor, out: Tensor, kv_cache: Tensor) -> str | None:
@@ -767,7 +687,7 @@ def launch_hopper(
     num_programs: int,
     *,
     stages: int = 2,
-    takes_turns: bool = True,
+    takes_turns: bool = False,
 ) -> None:
     """As paged_prefill, for tensors that refusal() lets pass."""
     num_rows, num_heads, head_size = q.shape
@@ -778,9 +698,9 @@ def launch_hopper(
     no_row = first_value_row + num_blocks * block_size
     width = num_kv_heads * head_size
     q_desc = TensorDescriptor(
-        q, [num_rows, num_heads * head_size], [q.stride(0), 1], [64, head_size], _SIDE
+        q, [num_rows, num_heads * head_size], [q.stride(0), 1], [64, head_size], SIDE
     )
-    cache_desc = TensorDescriptor(kv_cache, [no_row, width], [token, 1], [box, 64], _SIDE)
+    cache_desc = TensorDescriptor(kv_cache, [no_row, width], [token, 1], [box, 64], SIDE)
     num_items = len(tiles) * num_heads
     paged_prefill_hopper_kernel[(min(num_items, num_programs),)](
         q_desc,

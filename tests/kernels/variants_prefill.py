@@ -55,6 +55,42 @@ def paged_prefill(
     )
 
 
+def paged_prefill_hopper(
+    head_size: int, dtype: torch.dtype, block_size: int, *, has_window: bool, has_sinks: bool
+) -> Resources:
+    from pagetwin.kernels.paged_prefill_hopper import SIDE, paged_prefill_hopper_kernel
+
+    kind = TRITON_TYPES[dtype]
+    box = min(block_size, 128)
+    descriptors = {
+        "q_desc": f"tensordesc<{kind}[64, {head_size}],{SIDE!r}>",
+        "cache_desc": f"tensordesc<{kind}[{box}, 64],{SIDE!r}>",
+    }
+    pointers = {"out_ptr": f"*{kind}", "sinks_ptr": "*fp32"}
+    pointers |= dict.fromkeys(["block_tables_ptr", "tiles_ptr"], "*i32")
+    strides = dict.fromkeys(["out_stride", "table_stride", "first_value_row", "no_row"], "i32")
+    scalars = {"num_items": "i32", "scale": "fp32", "sliding_window": "i32"}
+    constants = {
+        "NUM_HEADS": 32,
+        "GROUP": 4,
+        "HEAD": head_size,
+        "BLOCK_SIZE": block_size,
+        "BOX": box,
+        "SPLIT": SPLIT,
+        "STAGES": 2,
+        "HAS_WINDOW": has_window,
+        "HAS_SINKS": has_sinks,
+        "TAKES_TURNS": False,
+    }
+    return compile_kernel(
+        paged_prefill_hopper_kernel,
+        descriptors | pointers | strides | scalars,
+        constants,
+        aligned=[*pointers, *strides],
+        capability=90,
+    )
+
+
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made = {}
     for head_size, dtype, is_whole, all_features in (
@@ -73,4 +109,17 @@ def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
         )
         name = f"paged_prefill {head_size} {TRITON_TYPES[dtype]} {is_whole} {all_features}"
         made[name] = resources, dtype != torch.float32
+    if capability == 90:
+        for head_size, dtype, block_size, has_window, has_sinks in (
+            (128, torch.bfloat16, 16, False, False),
+            (128, torch.bfloat16, 16, False, True),
+            (128, torch.bfloat16, 128, False, False),
+            (128, torch.bfloat16, 16, True, False),
+            (64, torch.float16, 32, True, True),
+        ):
+            resources = paged_prefill_hopper(
+                head_size, dtype, block_size, has_window=has_window, has_sinks=has_sinks
+            )
+            name = f"paged_prefill_hopper {head_size} {block_size} {has_window} {has_sinks}"
+            made[name] = resources, True
     return made
