@@ -55,7 +55,7 @@ class Attention(nn.Module):
             kv_cache,
             context.metadata.slot_mapping,
         )
-        q = qkv.unflatten(-1, (-1, self.head_size))[:, : self.num_heads]
+        q = qkv.view(len(qkv), -1, self.head_size)[:, : self.num_heads]
         attended = context.backend.forward(
             q,
             kv_cache,
