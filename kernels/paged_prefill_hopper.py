@@ -26,85 +26,23 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale
+from pagetwin.kernels.wgmma_softmax import (
+    TILE,
+    fold_split,
+    lane_layout,
+    masked,
+    packed,
+    product_layout,
+    register_order,
+    softmax_step,
+    total_sum,
+    unpacked,
+)
 
 GROUP_ROWS = gl.constexpr(64)
-TILE = gl.constexpr(128)
 SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 """16-bit rows for wgmma and TMA, 64 columns after 64 columns, swizzled over 128 bytes."""
 _SIDE: gl.constexpr = gl.constexpr(SIDE)
-
-
-@gluon.constexpr_function
-def _product_layout(columns):
-    """[64, columns] as four warps of wgmma leave it in registers."""
-    return gl.NVMMADistributedLayout([3, 0], [4, 1], [16, columns, 16])
-
-
-@gluon.constexpr_function
-def _lane_layout():
-    """[64, 16] as _lane_sums leaves it."""
-    return gl.DistributedLinearLayout(
-        reg_bases=[[0, 1], [8, 0], [0, 8]],
-        lane_bases=[[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]],
-        warp_bases=[[16, 0], [32, 0]],
-        block_bases=[],
-        shape=[64, 16],
-    )
-
-
-@gluon.constexpr_function
-def _register_order(columns):
-    """A product in shared memory as it lies in registers: 16 bytes of each thread in turn."""
-    bases = [[0, 1], [8, 0], [0, 2], [0, 4], [1, 0], [2, 0], [4, 0], [16, 0], [32, 0]]
-    while 8 * 2 ** (len(bases) - 9) < columns:
-        bases.append([0, 8 * 2 ** (len(bases) - 9)])
-    return gl.SharedLinearLayout(bases)
-
-
-@gluon.jit
-def _add_halves(x, N: gl.constexpr):
-    return gl.sum(gl.reshape(x, [64, 2, N // 2]), 1)
-
-
-@gluon.jit
-def _lane_sums(x):
-    """As attention_tiles.add_halves, to the sums that a row keeps: all within a thread."""
-    x = _add_halves(_add_halves(_add_halves(x, 128), 64), 32)
-    return gl.convert_layout(x, _lane_layout(), assert_trivial=True)
-
-
-@gluon.jit
-def _total_sum(sums, ROW: gl.constexpr):
-    """As attention_tiles.total_sum."""
-    sums = _add_halves(_add_halves(_add_halves(sums, 16), 8), 4)
-    return gl.convert_layout(gl.sum(sums, 1), ROW)
-
-
-@gluon.jit
-def _softmax_step(products, scale, maximum, sums):
-    """As attention_tiles.softmax_step."""
-    new_maximum = gl.maximum(maximum, gl.max(products, 1) * scale)
-    finite = gl.where(new_maximum == float("-inf"), 0.0, new_maximum)
-    weights = gl.exp2(gl.fma(products, scale, -finite[:, None]))
-    rescale = gl.exp2(maximum - finite)
-    across = gl.convert_layout(rescale, gl.SliceLayout(1, _lane_layout()), assert_trivial=True)
-    sums = gl.fma(sums, across[:, None], _lane_sums(weights))
-    return weights, rescale, new_maximum, sums
-
-
-@gluon.jit
-def _fold_split(maximum, total, weighted, split_maximum, split_total, split_weighted):
-    """As attention_tiles.fold_split."""
-    ROW: gl.constexpr = gl.SliceLayout(1, split_weighted.type.layout)
-    new_maximum = gl.maximum(maximum, split_maximum)
-    finite = gl.where(new_maximum == float("-inf"), 0.0, new_maximum)
-    old = gl.exp2(maximum - finite)
-    new = gl.exp2(split_maximum - finite)
-    total = gl.fma(total, old, split_total * new)
-    old = gl.convert_layout(old, ROW, assert_trivial=True)
-    new = gl.convert_layout(new, ROW, assert_trivial=True)
-    weighted = gl.fma(weighted, old[:, None], split_weighted * new[:, None])
-    return new_maximum, total, weighted
 
 
 @gluon.jit
@@ -129,13 +67,10 @@ def _load(
     rings,
     q_desc,
     cache_desc,
-    block_tables_ptr,
     tiles_ptr,
     num_items,
     sliding_window,
-    table_stride,
-    first_value_row,
-    no_row,
+    places,
     NUM_HEADS: gl.constexpr,
     GROUP: gl.constexpr,
     BLOCK_SIZE: gl.constexpr,
@@ -150,6 +85,7 @@ def _load(
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, _turns = rings
     STAGES: gl.constexpr = k_smem.shape[0]
     HEAD: gl.constexpr = k_smem.shape[2]
+    block_tables_ptr, table_stride, first_value_row, no_row = places
     HALVES: gl.constexpr = HEAD // 64
     BOXES: gl.constexpr = TILE // BOX
     TILE_BYTES: gl.constexpr = TILE * HEAD * 2
@@ -230,43 +166,6 @@ def _clear_values(v_smem, stage, start, stop):
 
 
 @gluon.jit
-def _packed(weights, DTYPE: gl.constexpr):
-    """[64, 128] float32 to int32 [64, 64], two rounded weights each: what a loop carries."""
-    even, odd = gl.split(gl.reshape(weights, [64, 64, 2]))
-    KIND: gl.constexpr = "f16x2" if DTYPE.is_fp16() else "bf16x2"
-    return gl.inline_asm_elementwise(
-        "cvt.rn." + KIND + ".f32 $0, $2, $1;", "=r,r,r", [even, odd], gl.int32, True, 1
-    )
-
-
-@gluon.jit
-def _unpacked(pairs, DTYPE: gl.constexpr, LAYOUT: gl.constexpr):
-    even = pairs.to(gl.uint16).to(DTYPE, bitcast=True)
-    odd = (pairs >> 16).to(gl.uint16).to(DTYPE, bitcast=True)
-    return gl.convert_layout(gl.reshape(gl.join(even, odd), [64, 128]), LAYOUT, assert_trivial=True)
-
-
-@gluon.jit
-def _masked(products, tile, position, sliding_window, HAS_WINDOW: gl.constexpr):
-    """-inf where a row does not see a key. `position` [64] of the rows."""
-    # In eighths, so that a thread's columns are constants, not registers.
-    cube = gl.reshape(products, [64, TILE // 8, 8])
-    LAYOUT: gl.constexpr = cube.type.layout
-    eighth = gl.arange(0, TILE // 8, gl.SliceLayout(0, gl.SliceLayout(2, LAYOUT))) * 8
-    rest = gl.arange(0, 8, gl.SliceLayout(0, gl.SliceLayout(1, LAYOUT)))
-    last = gl.convert_layout(position - tile * TILE, gl.SliceLayout(1, gl.SliceLayout(2, LAYOUT)))
-    last = gl.expand_dims(gl.expand_dims(last, 1), 2) - gl.expand_dims(gl.expand_dims(rest, 0), 1)
-    eighth = gl.expand_dims(gl.expand_dims(eighth, 0), 2)
-    visible = eighth <= last
-    if HAS_WINDOW:
-        visible = visible & (eighth > last - sliding_window)
-    cube = gl.where(visible, cube, float("-inf"))
-    return gl.convert_layout(
-        gl.reshape(cube, [64, TILE]), products.type.layout, assert_trivial=True
-    )
-
-
-@gluon.jit
 def _step(
     state,
     rings,
@@ -274,9 +173,7 @@ def _step(
     tile,
     tiles,
     turn,
-    position,
-    scale,
-    sliding_window,
+    scores,
     MEMBER: gl.constexpr,
     SPLIT_TILES: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
@@ -287,16 +184,17 @@ def _step(
     q_smem, k_smem, v_smem, _q_full, _q_empty, k_full, k_empty, v_full, v_empty, turns = rings
     STAGES: gl.constexpr = k_smem.shape[0]
     HEAD: gl.constexpr = k_smem.shape[2]
-    SCORES: gl.constexpr = _product_layout(128)
-    OUT: gl.constexpr = _product_layout(HEAD)
+    SCORES: gl.constexpr = product_layout(128)
+    OUT: gl.constexpr = product_layout(HEAD)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     OUT_ROW: gl.constexpr = gl.SliceLayout(1, OUT)
+    position, scale, sliding_window = scores
     weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded = state
     nothing = gl.zeros([64, 128], gl.float32, SCORES)
     stage = tiles % STAGES
     next_stage = (tiles + 1) % STAGES
-    weights = _unpacked(weights, v_smem.dtype, WEIGHTS)
+    weights = unpacked(weights, v_smem.dtype, WEIGHTS)
     mbarrier.wait(k_full.index(next_stage), (tiles + 1) // STAGES & 1)
     if TAKES_TURNS:
         mbarrier.wait(turns.index(MEMBER), (turn + 1 - MEMBER) & 1)
@@ -316,18 +214,18 @@ def _step(
     is_new = tile % SPLIT_TILES == 0
     old_maximum = gl.where(is_new, float("-inf"), maximum)
     if MASKED:
-        products = _masked(products, tile, position, sliding_window, HAS_WINDOW)
-    wide, rescale, new_maximum, new_sums = _softmax_step(products, scale, old_maximum, sums)
+        products = masked(products, tile, position, sliding_window, HAS_WINDOW)
+    wide, rescale, new_maximum, new_sums = softmax_step(products, scale, old_maximum, sums)
     # Over already; but the assembler moves no softmax beyond its branch, to after the products.
     mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
     weighted = warpgroup_mma_wait(0, [weighted])
     mbarrier.arrive(v_empty.index(stage), count=1)
-    weights = _packed(wide, v_smem.dtype)
+    weights = packed(wide, v_smem.dtype)
     if is_new:
-        split_total = _total_sum(sums, ROW)
+        split_total = total_sum(sums, ROW)
         if has_folded:
             earlier = folded_smem.load(OUT)
-            folded_maximum, folded_total, weighted = _fold_split(
+            folded_maximum, folded_total, weighted = fold_split(
                 folded_maximum, folded_total, earlier, maximum, split_total, weighted
             )
         else:
@@ -346,13 +244,7 @@ def _step(
 def _attend(
     rings,
     folded_smem,
-    tiles_ptr,
-    out_ptr,
-    sinks_ptr,
-    num_items,
-    scale,
-    sliding_window,
-    out_stride,
+    work,
     MEMBER: gl.constexpr,
     NUM_HEADS: gl.constexpr,
     BOX: gl.constexpr,
@@ -363,10 +255,11 @@ def _attend(
 ):
     """A group of four warps: rows [64 * MEMBER, 64 * (MEMBER + 1)) of each tile of rows."""
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, _turns = rings
+    tiles_ptr, out_ptr, sinks_ptr, num_items, scale, sliding_window, out_stride = work
     STAGES: gl.constexpr = k_smem.shape[0]
     HEAD: gl.constexpr = k_smem.shape[2]
-    SCORES: gl.constexpr = _product_layout(128)
-    OUT: gl.constexpr = _product_layout(HEAD)
+    SCORES: gl.constexpr = product_layout(128)
+    OUT: gl.constexpr = product_layout(HEAD)
     WEIGHTS: gl.constexpr = gl.DotOperandLayout(0, OUT, 2)
     ROW: gl.constexpr = gl.SliceLayout(1, SCORES)
     OUT_ROW: gl.constexpr = gl.SliceLayout(1, OUT)
@@ -401,10 +294,10 @@ def _attend(
             products = warpgroup_mma_wait(0, [products])
             mbarrier.arrive(k_empty.index(stage), count=1)
             maximum = gl.full([64], float("-inf"), gl.float32, ROW)
-            sums = gl.zeros([64, 16], gl.float32, _lane_layout())
-            products = _masked(products, start, position, sliding_window, HAS_WINDOW)
-            weights, _, maximum, sums = _softmax_step(products, scale, maximum, sums)
-            weights = _packed(weights, v_smem.dtype)
+            sums = gl.zeros([64, 16], gl.float32, lane_layout())
+            products = masked(products, start, position, sliding_window, HAS_WINDOW)
+            weights, _, maximum, sums = softmax_step(products, scale, maximum, sums)
+            weights = packed(weights, v_smem.dtype)
             weighted = gl.zeros([64, HEAD], gl.float32, OUT)
             folded_maximum = maximum
             folded_total = gl.zeros([64], gl.float32, ROW)
@@ -414,6 +307,7 @@ def _attend(
                     mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
                     _clear_values(v_smem, stage, oldest % TILE // BOX * BOX, oldest % TILE)
 
+            scores = (position, scale, sliding_window)
             state = (weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded)
             whole = gl.maximum((first_position + MEMBER * 64 + 1) // TILE, start + 1)
             whole = gl.minimum(whole, stop)
@@ -432,9 +326,7 @@ def _attend(
                         tile,
                         tiles,
                         turn,
-                        position,
-                        scale,
-                        sliding_window,
+                        scores,
                         MEMBER,
                         SPLIT_TILES,
                         HAS_WINDOW,
@@ -451,9 +343,7 @@ def _attend(
                     tile,
                     tiles,
                     turn,
-                    position,
-                    scale,
-                    sliding_window,
+                    scores,
                     MEMBER,
                     SPLIT_TILES,
                     HAS_WINDOW,
@@ -470,9 +360,7 @@ def _attend(
                     tile,
                     tiles,
                     turn,
-                    position,
-                    scale,
-                    sliding_window,
+                    scores,
                     MEMBER,
                     SPLIT_TILES,
                     HAS_WINDOW,
@@ -491,7 +379,7 @@ def _attend(
                 last = end % TILE
                 _clear_values(v_smem, stage, last, gl.cdiv(last, BOX) * BOX)
             weighted = warpgroup_mma(
-                _unpacked(weights, v_smem.dtype, WEIGHTS),
+                unpacked(weights, v_smem.dtype, WEIGHTS),
                 v_smem.index(stage),
                 weighted,
                 is_async=True,
@@ -501,17 +389,17 @@ def _attend(
             tiles += 1
             items += 1
 
-            total = _total_sum(sums, ROW)
+            total = total_sum(sums, ROW)
             if has_folded:
                 earlier = folded_smem.load(OUT)
-                maximum, total, weighted = _fold_split(
+                maximum, total, weighted = fold_split(
                     folded_maximum, folded_total, earlier, maximum, total, weighted
                 )
             head = item % NUM_HEADS
             if HAS_SINKS:
                 sink = gl.load(sinks_ptr + head).to(gl.float32) * 1.4426950408889634
                 sink = gl.full([64], sink, gl.float32, ROW)
-                maximum, total, weighted = _fold_split(
+                maximum, total, weighted = fold_split(
                     maximum, total, weighted, sink, 1.0, gl.zeros_like(weighted)
                 )
             total = gl.where(total == 0.0, 1.0, total)
@@ -564,8 +452,8 @@ def paged_prefill_hopper_kernel(
     q_smem = gl.allocate_shared_memory(q_desc.dtype, [2, GROUP_ROWS, HEAD], _SIDE)
     k_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], _SIDE)
     v_smem = gl.allocate_shared_memory(q_desc.dtype, [STAGES, TILE, HEAD], _SIDE)
-    folded0 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], _register_order(HEAD))
-    folded1 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], _register_order(HEAD))
+    folded0 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], register_order(HEAD))
+    folded1 = gl.allocate_shared_memory(gl.float32, [GROUP_ROWS, HEAD], register_order(HEAD))
     q_full = gl.allocate_shared_memory(gl.int64, [1], BARRIER)
     q_empty = gl.allocate_shared_memory(gl.int64, [1], BARRIER)
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
@@ -583,6 +471,8 @@ def paged_prefill_hopper_kernel(
     for i in gl.static_range(2):
         mbarrier.init(turns.index(i), count=1)
     rings = (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, turns)
+    work = (tiles_ptr, out_ptr, sinks_ptr, num_items, scale, sliding_window, out_stride)
+    places = (block_tables_ptr, table_stride, first_value_row, no_row)
     gl.warp_specialize(
         [
             (
@@ -590,13 +480,7 @@ def paged_prefill_hopper_kernel(
                 (
                     rings,
                     folded0,
-                    tiles_ptr,
-                    out_ptr,
-                    sinks_ptr,
-                    num_items,
-                    scale,
-                    sliding_window,
-                    out_stride,
+                    work,
                     0,
                     NUM_HEADS,
                     BOX,
@@ -611,13 +495,7 @@ def paged_prefill_hopper_kernel(
                 (
                     rings,
                     folded1,
-                    tiles_ptr,
-                    out_ptr,
-                    sinks_ptr,
-                    num_items,
-                    scale,
-                    sliding_window,
-                    out_stride,
+                    work,
                     1,
                     NUM_HEADS,
                     BOX,
@@ -633,13 +511,10 @@ def paged_prefill_hopper_kernel(
                     rings,
                     q_desc,
                     cache_desc,
-                    block_tables_ptr,
                     tiles_ptr,
                     num_items,
                     sliding_window,
-                    table_stride,
-                    first_value_row,
-                    no_row,
+                    places,
                     NUM_HEADS,
                     GROUP,
                     BLOCK_SIZE,
