@@ -7,9 +7,12 @@ products in the same order as long as cuBLAS does not split K (no_split_k). floa
 x is [M, K] with any row stride; weights are [N, K], contiguous. Nothing here waits for the device.
 """
 
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -73,7 +76,7 @@ def linear(
         return torch.mm(x, weight.T, out_dtype=out.dtype, out=out)
     if out is None:
         out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
-    launch_linear(x, weight, bias, None, out)
+    _multiply_few(x, None, 0.0, weight, bias, None, out)
     return out
 
 
@@ -81,7 +84,11 @@ def norm_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """linear of rms_norm(x): [M, N]."""
-    return linear(rms_norm(x, norm_weight, eps), weight, bias)
+    if uses_cublas(x):
+        return F.linear(rms_norm(x, norm_weight, eps), weight, bias)
+    out = torch.empty((len(x), len(weight)), dtype=x.dtype, device=x.device)
+    _multiply_few(x, norm_weight, eps, weight, bias, None, out)
+    return out
 
 
 def linear_add(x: Tensor, weight: Tensor, residual: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -91,7 +98,7 @@ def linear_add(x: Tensor, weight: Tensor, residual: Tensor, bias: Tensor | None 
             return residual.add_(F.linear(x, weight, bias))
         # cuBLAS rounds the product before it adds the residual.
         return residual.addmm_(x, weight.T)
-    launch_linear(x, weight, bias, residual, residual)
+    _multiply_few(x, None, 0.0, weight, bias, residual, residual)
     return residual
 
 
@@ -99,12 +106,48 @@ def norm_gated_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """silu_and_mul of norm_linear, whose outputs are N / 2 gates and as many ups: [M, N / 2]."""
-    x = rms_norm(x, norm_weight, eps)
     if uses_cublas(x):
-        return silu_and_mul(F.linear(x, weight, bias))
+        return silu_and_mul(F.linear(rms_norm(x, norm_weight, eps), weight, bias))
     out = torch.empty((len(x), len(weight) // 2), dtype=x.dtype, device=x.device)
-    launch_linear(x, weight, bias, None, out, gated=True)
+    _multiply_few(x, norm_weight, eps, weight, bias, None, out, gated=True)
     return out
+
+
+def _multiply_few(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    *,
+    gated: bool = False,
+) -> None:
+    """Into `out`, which may be `residual`; of rms_norm(x) if there is a weight for that."""
+    if not len(x):
+        return
+    if hopper := _hopper(x.device):
+        cut = hopper.choose_cut(len(x), out.shape[1], x.shape[1], gated=gated)
+        if cut and x.itemsize == 2 and x.stride(0) % 16 == 0 and x.data_ptr() % 16 == 0:
+            hopper.launch_linear_hopper(
+                x, norm_weight, eps, weight, bias, residual, out, cut, gated=gated
+            )
+            return
+    if norm_weight is not None:
+        x = rms_norm(x, norm_weight, eps)
+    launch_linear(x, weight, bias, residual, out, gated=gated)
+
+
+@cache
+def _hopper(device: torch.device) -> ModuleType | None:
+    """linear_hopper, if the device and this version of Triton have what it needs."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return None
+    try:
+        return importlib.import_module("pagetwin.kernels.linear_hopper")
+    except (ImportError, AttributeError):
+        return None
 
 
 @torch.library.custom_op("pagetwin::linear", mutates_args=())

@@ -27,12 +27,12 @@ gpu = pytest.mark.gpu
 
 
 def draw(*shape: int, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to(device, dtype)
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.randn(shape, generator=generator, device=device).to(dtype)
 
 
 def weights(n: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return draw(n, k, dtype=dtype, device=device, seed=1) / k**0.5
+    return draw(n, k, dtype=dtype, device=device, seed=1).mul_(k**-0.5)
 
 
 def poisoned_rows(rows: int, k: int, dtype: torch.dtype, device: torch.device) -> Tensor:

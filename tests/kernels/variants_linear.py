@@ -1,5 +1,7 @@
 """How the products of few rows are launched, for test_compiles.py."""
 
+from typing import Any
+
 from pagetwin.kernels.compiled import Resources, compile_kernel
 from pagetwin.kernels.linear_tiles import choose_tiles, linear_kernel
 
@@ -22,8 +24,7 @@ def product(
     pointers |= {"bias_ptr": dtype} if bias else {}
     pointers |= {"residual_ptr": dtype} if residual else {}
     tiles = choose_tiles(rows, n, ITEMSIZES[dtype], gated=gated)
-    constants = {"bias_ptr": None} if not bias else {}
-    constants |= {"residual_ptr": None} if not residual else {}
+    constants: dict[str, Any] = dict.fromkeys({"bias_ptr", "residual_ptr"} - set(pointers))
     constants |= {"N": n, "K": k, "GATED": gated, "PDL": capability >= 90}
     names = ["BLOCK_M", "BLOCK_N", "BLOCK_K", "STAGES", "W_FIRST"]
     return compile_kernel(
@@ -45,7 +46,7 @@ def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
         made[f"gate_up {rows}"] = product(capability, "bf16", rows, 3072, 1024, gated=True), True
         made[f"down {rows}"] = product(capability, "bf16", rows, 4096, 14336, residual=True), True
         made[f"logits {rows}"] = product(capability, "bf16", rows, 151936, 1024, out="fp32"), True
-    everything = {"gated": True, "bias": True, "residual": True}
+    everything: dict[str, Any] = {"gated": True, "bias": True, "residual": True}
     made["fp16, odd sizes"] = product(capability, "fp16", 5, 600, 570, **everything), True
     made["fp32"] = product(capability, "fp32", 5, 1536, 576, **everything), False
     made["fp32, many rows"] = product(capability, "fp32", 500, 1536, 576, residual=True), False
