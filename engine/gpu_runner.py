@@ -153,7 +153,7 @@ class GpuRunner(ModelRunner):
         slot.begin()
         hidden = self._run(arrays, inputs, launch)
         host_output = self._draw_by_host(launch, hidden) if launch.host_reason else None
-        slot.end(self._program.drawn, 0 if host_output else launch.num_draws)
+        slot.end(None if host_output else self._program.drawn)
         launched = self._clock()
         timings = StepTimings(
             prepare_s=prepared - started,

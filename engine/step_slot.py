@@ -1,5 +1,7 @@
 """What a step in flight leaves on the host: the tokens it draws, and when it ended."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,18 +16,23 @@ class StepSlot:
         self._is_cuda = device.type == "cuda"
         self._drawn = torch.zeros(2, max_num_seqs, dtype=torch.int32, pin_memory=self._is_cuda)
         if self._is_cuda:
-            self._began = torch.cuda.Event(enable_timing=True)
-            self._ended = torch.cuda.Event(enable_timing=True)
+            new_event: Any = torch.cuda.Event
+            self._began = new_event(enable_timing=True)
+            self._ended = new_event(enable_timing=True)
 
     def begin(self) -> None:
         """Marks the step's beginning on the current stream."""
         if self._is_cuda:
             self._began.record()
 
-    def end(self, drawn: Tensor, num_rows: int) -> None:
-        """Begins to fetch drawn tokens and flags [2, at least num_rows], and marks the end."""
-        if num_rows:
-            self._drawn[:, :num_rows].copy_(drawn[:, :num_rows], non_blocking=True)
+    def end(self, drawn: Tensor | None) -> None:
+        """Begins to fetch drawn tokens and flags, [2, max_num_seqs], and marks the end.
+
+        All of them, used or not: torch copies what is not contiguous by way of memory that is not
+        page-locked, and waits for it.
+        """
+        if drawn is not None:
+            self._drawn.copy_(drawn, non_blocking=True)
         if self._is_cuda:
             self._ended.record()
 
@@ -34,7 +41,7 @@ class StepSlot:
         if not self._is_cuda:
             return 0.0
         self._ended.synchronize()
-        return self._began.elapsed_time(self._ended) / 1e3
+        return float(self._began.elapsed_time(self._ended)) / 1e3
 
     def drawn(self, num_rows: int) -> tuple[list[int], list[int]]:
         """Tokens and flags of the step that was waited for."""

@@ -37,8 +37,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     change: str
     predicted_s: dict[str, float]
     """By model/workload; made before the change was measured."""
-    measured_s: dict[str, float] = {}
-    """Empty for the newest version: what the offline result holds."""
+    measured_s: dict[str, float] | None = {}
+    """None for the version that the offline result is of; empty for one not measured yet."""
     outcome: str = ""
     """What the difference between the two taught."""
 
@@ -115,7 +115,9 @@ def _kernels(results: Results) -> Table:
 def _versions(results: Results) -> Table:
     rows = []
     for version in results.versions:
-        measured = version.measured_s or results.newest_seconds()
+        measured = version.measured_s
+        if measured is None:
+            measured = results.newest_seconds()
         words = [version.name, version.change, version.outcome]
         for key in dict.fromkeys((*version.predicted_s, *measured)):
             numbers = [number(version.predicted_s.get(key)), number(measured.get(key))]

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.engine import factory
 from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.gpu_runner import GpuRunner
 from pagetwin.engine.llm import LLM
 from pagetwin.engine.model_runner import ModelRunner
 from pagetwin.engine.sampling_params import SamplingParams
+from pagetwin.engine.step import PendingStep, StepPlan
 from pagetwin.engine.trace import HeaderRecord
 from pagetwin.simulator.replica import Replica
 
@@ -50,9 +53,7 @@ def test_every_kind_of_request_gets_the_tokens_of_the_plain_twin(
 ) -> None:
     requests = prompts(LENGTHS)
     if device == "cpu":
-        import pagetwin.engine.gpu_runner as gpu
-
-        monkeypatch.setattr(factory, "ModelRunner", gpu.GpuRunner)
+        monkeypatch.setattr(factory, "ModelRunner", GpuRunner)
     outcome = run_model(requests, MIXED, async_scheduling=is_async)
     monkeypatch.undo()
     monkeypatch.setattr("pagetwin.engine.gpu_runner.GpuRunner", ModelRunner)
@@ -143,3 +144,25 @@ def test_blocks_fill_the_memory_that_is_allowed(folder: Path) -> None:
         for share in (0.05, 0.06)
     )
     assert 0 < few < many
+
+
+@pytest.mark.gpu
+def test_a_step_is_begun_without_waiting_for_the_device(
+    run_model: "RunModel", prompts: MakePrompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch raises where the host would wait; the wait for drawn tokens is an event's."""
+    submit, num_steps = GpuRunner.submit, 0
+
+    def watched(runner: GpuRunner, plan: StepPlan) -> PendingStep:
+        nonlocal num_steps
+        num_steps += bool(plan.scheduled)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return submit(runner, plan)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(GpuRunner, "submit", watched)
+    sampled = SamplingParams(temperature=0.7, top_p=0.9, seed=1, max_tokens=24, ignore_eos=True)
+    outcome = run_model(prompts(LENGTHS), [GREEDY, sampled] * 4)
+    assert num_steps == len(outcome.timings) > 24
