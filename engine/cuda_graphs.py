@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -66,7 +66,7 @@ class CudaGraphs:
     def __init__(self) -> None:
         self._graphs: dict[tuple[int, Variant], torch.cuda.CUDAGraph] = {}
         self._stream: torch.cuda.Stream | None = None
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -74,7 +74,9 @@ class CudaGraphs:
     def capture(self, size: int, variant: Variant, run: Callable[[], object]) -> None:
         """Captures what `run` launches; it has run before, so that nothing is compiled now."""
         if self._stream is None:
-            self._stream = torch.cuda.Stream()
+            new_stream: Any = torch.cuda.Stream
+            self._stream = new_stream()
+        assert self._stream is not None
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):

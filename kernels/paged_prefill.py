@@ -12,7 +12,7 @@ import functools
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -429,7 +429,7 @@ def paged_prefill(
     if not len(work.tiles):
         return
     if not (soft_cap or alibi_slopes is not None) and hopper_refusal(q, out, kv_cache) is None:
-        hopper = _hopper()
+        hopper: Any = _hopper()
         num_programs = torch.cuda.get_device_properties(q.device).multi_processor_count
         hopper.launch_hopper(
             out, q, kv_cache, block_tables, work.tiles, scale, sliding_window, sinks, num_programs

@@ -122,7 +122,7 @@ def _load(
                     wanted = (key < end) & (key + BOX > oldest)
                     block = gl.load(table_ptr + key // BLOCK_SIZE, mask=wanted, other=0)
                     cache_row = block * BLOCK_SIZE + key % BLOCK_SIZE
-                    rows = rows + (gl.where(wanted, cache_row, no_row),)  # noqa: RUF005
+                    rows = rows + (gl.where(wanted, cache_row, no_row),)  # type: ignore[assignment] # noqa: RUF005
                 stage = tiles % STAGES
                 phase = (tiles // STAGES & 1) ^ 1
                 mbarrier.wait(k_empty.index(stage), phase)

@@ -1,5 +1,7 @@
 """The device's tables hold what the host's batch holds, whatever changed in between."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -48,7 +50,7 @@ def test_of_many_changes_of_one_place_the_last_one_holds(
         np.testing.assert_array_equal(tables.block_tables.numpy(), expected)
 
 
-def sampling_row(**params: float) -> SamplingRow:
+def sampling_row(**params: Any) -> SamplingRow:
     request = Request(
         request_id="r", prompt_token_ids=(4, 5, 6), sampling_params=SamplingParams(**params)
     )

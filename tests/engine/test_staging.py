@@ -1,5 +1,7 @@
 """Inputs in one copy: what is sent is what the views show, and shapes alone decide where."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_views_show_what_was_sent_last(
 
 def test_views_of_equal_shapes_stay_where_they_are() -> None:
     buffer = StagingBuffer(256, CPU)
-    numbers = {"a": np.arange(3, dtype=np.int32), "b": np.arange(2)}
+    numbers: dict[str, Any] = {"a": np.arange(3, dtype=np.int32), "b": np.arange(2)}
     buffer.send(numbers)
     views = buffer.views(numbers)
     buffer.send({"a": -numbers["a"], "b": 10 + numbers["b"]})
