@@ -13,8 +13,9 @@ LoadFormat = Annotated[
     str | None,
     typer.Option(metavar="FORMAT", help="auto, safetensors, bin, gguf; dummy for random weights."),
 ]
+# Named, because typer 0.27 takes a metavar that is the name in capitals for the name.
 DType = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
+    str | None, typer.Option("--dtype", metavar="DTYPE", help="auto, float32, float16 or bfloat16.")
 ]
 MaxModelLen = Annotated[int | None, typer.Option(metavar="N", help="Longest sequence, in tokens.")]
 MaxNumSeqs = Annotated[int | None, typer.Option(metavar="N", help="Running sequences at once.")]
