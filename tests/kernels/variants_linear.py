@@ -38,6 +38,38 @@ def product(
     )
 
 
+def product_on_hopper(
+    dtype: str,
+    rows: int,
+    n: int,
+    k: int,
+    *,
+    normalised: bool = False,
+    gated: bool = False,
+    residual: bool = False,
+    out: str | None = None,
+) -> Resources:
+    from pagetwin.kernels.linear_hopper import choose_cut, linear_hopper_kernel
+
+    cut = choose_cut(rows, n, k, gated=gated)
+    assert cut is not None
+    pointers = {"x_ptr": dtype, "weight_ptr": dtype, "out_ptr": out or dtype}
+    pointers |= {"norm_weight_ptr": dtype} if normalised else {}
+    pointers |= {"residual_ptr": dtype} if residual else {}
+    optional = {"norm_weight_ptr", "bias_ptr", "residual_ptr"}
+    constants: dict[str, Any] = dict.fromkeys(optional - set(pointers))
+    constants |= {"N": n, "K": k, "GATED": gated, "ROWS": cut.rows, "SLOTS": cut.slots}
+    return compile_kernel(
+        linear_hopper_kernel,
+        {name: f"*{kind}" for name, kind in pointers.items()}
+        | {"num_rows": "i32", "x_stride": "i32", "eps": "fp32"},
+        constants | {"PDL": True},
+        aligned=[*pointers, "x_stride"],
+        capability=90,
+        num_warps=cut.num_warps,
+    )
+
+
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made = {}
     for rows in (1, 16, 32, 64):
@@ -50,4 +82,19 @@ def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made["fp16, odd sizes"] = product(capability, "fp16", 5, 600, 570, **everything), True
     made["fp32"] = product(capability, "fp32", 5, 1536, 576, **everything), False
     made["fp32, many rows"] = product(capability, "fp32", 500, 1536, 576, residual=True), False
+    if capability == 90:
+        made |= {f"{name} on hopper": (made_of, True) for name, made_of in on_hopper().items()}
+    return made
+
+
+def on_hopper() -> dict[str, Resources]:
+    made = {}
+    for rows in (1, 16):
+        made[f"qkv {rows}"] = product_on_hopper("bf16", rows, 4096, 1024, normalised=True)
+        made[f"o {rows}"] = product_on_hopper("bf16", rows, 1024, 2048, residual=True)
+        made[f"gate_up {rows}"] = product_on_hopper(
+            "bf16", rows, 3072, 1024, normalised=True, gated=True
+        )
+        made[f"logits {rows}"] = product_on_hopper("fp16", rows, 151936, 1024, out="fp32")
+    made["down 1"] = product_on_hopper("bf16", 1, 4096, 14336, residual=True)
     return made
