@@ -209,6 +209,11 @@ _BYTES_AHEAD = 64 * 1024
 """Of weights, that a program has on their way at most: two programs' fit a multiprocessor."""
 
 
+_USES_RINGS = False
+"""Whether long rows go through a ring of slots. Off until the bits of that have been compared with
+linear_tiles' on a GPU, as those of whole rows have been."""
+
+
 def choose_warps(rows: int, n: int, *, gated: bool) -> int:
     return 4 if n >= 4096 else 2 if gated else 1
 
@@ -232,6 +237,8 @@ def choose_cut(num_rows: int, n: int, k: int, *, gated: bool) -> Cut | None:
         return None
     slot_bytes = (2 if gated else 1) * 8 * warps * LANES * 2
     slots = min(max(3, _BYTES_AHEAD // slot_bytes), k // LANES)
+    if slots < k // LANES and not _USES_RINGS:
+        return None
     if slots * slot_bytes + (rows + 1) * k * 2 > _SHARED_BYTES:
         return None
     return Cut(rows, slots, warps)

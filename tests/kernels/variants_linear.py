@@ -96,5 +96,4 @@ def on_hopper() -> dict[str, Resources]:
             "bf16", rows, 3072, 1024, normalised=True, gated=True
         )
         made[f"logits {rows}"] = product_on_hopper("fp16", rows, 151936, 1024, out="fp32")
-    made["down 1"] = product_on_hopper("bf16", 1, 4096, 14336, residual=True)
     return made
