@@ -86,13 +86,15 @@ class LaunchShape(NamedTuple):
 def launch_shape(
     capability: int, group: int, head_size: int, itemsize: int, *, few: bool
 ) -> LaunchShape:
-    """What was fastest on an H100 (capability 90); for others, what keeps values in registers.
+    """What was fastest on an H100 (90) under Triton 3.6; elsewhere, what keeps values in registers.
 
     With a third stage a program computes without a pause, but then a processor has room for one
     program alone; many programs do better side by side, so it is for steps of `few`.
     """
     if itemsize > 2:
         return LaunchShape(4, 3)
+    if not triton.__version__.startswith("3.6."):
+        return LaunchShape(8, 3)
     if capability < 90:
         return LaunchShape(8, 3 if group > 16 else 2)
     return LaunchShape(8 if group > 16 else 4, 3 if few or head_size > 128 else 2)

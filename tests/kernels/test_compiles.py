@@ -10,9 +10,11 @@ import pytest
 import triton
 
 SCRIPT = Path(__file__).with_name("compile_variants.py")
-# Launch shapes are tuned for the reference machine's Triton. Other versions give registers out
-# differently; what they may spill is a small part of a thread's 1020 bytes of registers.
-SPILLED_BYTES = 0 if triton.__version__.startswith("3.6.") else 96
+KNOWN_SPILLS = (
+    {} if triton.__version__.startswith("3.6.") else {"paged_prefill_hopper 128 16 True False": 8}
+)
+"""Bytes that a thread keeps in memory, by kernel: one value of one kernel, but not under the Triton
+that launch shapes are tuned for."""
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 """What one program may have at most, by compute capability."""
 
@@ -29,10 +31,10 @@ def test_kernels_compile_without_spills(capability: int) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     made = json.loads(done.stdout)
-    spilled = {name: r["stack_bytes"] for name, r in made.items()}
-    assert {name: size for name, size in spilled.items() if size > SPILLED_BYTES} == {}
-    if SPILLED_BYTES == 0:
-        assert not [name for name, r in made.items() if {"STL", "LDL"} & set(r["opcodes"])]
+    spilled = {name: r["stack_bytes"] for name, r in made.items() if r["stack_bytes"]}
+    assert {name: n for name, n in spilled.items() if n > KNOWN_SPILLS.get(name, 0)} == {}
+    local = {name for name, r in made.items() if {"STL", "LDL"} & set(r["opcodes"])}
+    assert local <= set(KNOWN_SPILLS)
     assert all(r["shared_bytes"] <= SHARED_BYTES[capability] for r in made.values())
     for name, r in made.items():
         assert bool({"HMMA", "HGMMA"} & set(r["opcodes"])) == r["tensor_cores"], name
