@@ -2,10 +2,9 @@
 
 FlashAttention-3 (Shah et al. 2024) over pages. A program is three parts that run side by side: a
 loading warp, which fetches pages through TMA into a ring of STAGES tiles of keys and values, and
-two groups of four warps, each of which attends for 64 rows of a tile of 128. While the tensor cores
-compute the products of one tile of keys, a group's other units do the softmax of the tile before;
-the groups take turns at the tensor cores, so that one group's softmax hides behind the other's
-products.
+two groups of four warps, each of which attends for 64 rows of a tile of 128. A group asks at once
+for the products of one tile of keys and of the values of the tile before, and does its softmax
+while the tensor cores compute the latter, or serve the other group.
 
 The arithmetic is that of attention_tiles, to the bit.
 """
@@ -40,6 +39,8 @@ from pagetwin.kernels.wgmma_softmax import (
 )
 
 GROUP_ROWS = gl.constexpr(64)
+_STAGES = 2
+"""Tiles of keys and values in memory: as many as fit beside what has been folded."""
 SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
 """16-bit rows for wgmma and TMA, 64 columns after 64 columns, swizzled over 128 bytes."""
 _SIDE: gl.constexpr = gl.constexpr(SIDE)
@@ -82,7 +83,7 @@ def _load(
     A box is BOX keys by 64 columns, the width of the swizzle: the tile's columns from 64 on lie
     behind its first 64. A box without visible keys is asked for beyond the cache, which gives 0.
     """
-    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, _turns = rings
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty = rings
     STAGES: gl.constexpr = k_smem.shape[0]
     HEAD: gl.constexpr = k_smem.shape[2]
     block_tables_ptr, table_stride, first_value_row, no_row = places
@@ -172,16 +173,14 @@ def _step(
     folded_smem,
     tile,
     tiles,
-    turn,
     scores,
     MEMBER: gl.constexpr,
     SPLIT_TILES: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
-    TAKES_TURNS: gl.constexpr,
     MASKED: gl.constexpr,
 ):
     """Begins the products of keys `tile`, ends with those of the values before; see _attend."""
-    q_smem, k_smem, v_smem, _q_full, _q_empty, k_full, k_empty, v_full, v_empty, turns = rings
+    q_smem, k_smem, v_smem, _q_full, _q_empty, k_full, k_empty, v_full, v_empty = rings
     STAGES: gl.constexpr = k_smem.shape[0]
     HEAD: gl.constexpr = k_smem.shape[2]
     SCORES: gl.constexpr = product_layout(128)
@@ -196,8 +195,6 @@ def _step(
     next_stage = (tiles + 1) % STAGES
     weights = unpacked(weights, v_smem.dtype, WEIGHTS)
     mbarrier.wait(k_full.index(next_stage), (tiles + 1) // STAGES & 1)
-    if TAKES_TURNS:
-        mbarrier.wait(turns.index(MEMBER), (turn + 1 - MEMBER) & 1)
     products = warpgroup_mma(
         q_smem.index(MEMBER),
         k_smem.index(next_stage).permute((1, 0)),
@@ -207,8 +204,6 @@ def _step(
     )
     mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
     weighted = warpgroup_mma(weights, v_smem.index(stage), weighted, is_async=True)
-    if TAKES_TURNS:
-        mbarrier.arrive(turns.index(1 - MEMBER), count=1)
     products = warpgroup_mma_wait(1, [products])
     mbarrier.arrive(k_empty.index(next_stage), count=1)
     is_new = tile % SPLIT_TILES == 0
@@ -251,10 +246,9 @@ def _attend(
     SPLIT: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
     HAS_SINKS: gl.constexpr,
-    TAKES_TURNS: gl.constexpr,
 ):
     """A group of four warps: rows [64 * MEMBER, 64 * (MEMBER + 1)) of each tile of rows."""
-    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, _turns = rings
+    q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty = rings
     tiles_ptr, out_ptr, sinks_ptr, num_items, scale, sliding_window, out_stride = work
     STAGES: gl.constexpr = k_smem.shape[0]
     HEAD: gl.constexpr = k_smem.shape[2]
@@ -267,7 +261,6 @@ def _attend(
     nothing = gl.zeros([64, 128], gl.float32, SCORES)
     items = 0
     tiles = 0
-    turn = 0
     for nth in range(gl.cdiv(num_items, gl.num_programs(0))):
         item = _nth_item(nth)
         record = tiles_ptr + item // NUM_HEADS * 4
@@ -325,16 +318,13 @@ def _attend(
                         folded_smem,
                         tile,
                         tiles,
-                        turn,
                         scores,
                         MEMBER,
                         SPLIT_TILES,
                         HAS_WINDOW,
-                        TAKES_TURNS,
                         MASKED=True,
                     )
                     tiles += 1
-                    turn += 1
             for tile in range(masked_until, whole):
                 state = _step(
                     state,
@@ -342,16 +332,13 @@ def _attend(
                     folded_smem,
                     tile,
                     tiles,
-                    turn,
                     scores,
                     MEMBER,
                     SPLIT_TILES,
                     HAS_WINDOW,
-                    TAKES_TURNS,
                     MASKED=False,
                 )
                 tiles += 1
-                turn += 1
             for tile in range(whole, stop):
                 state = _step(
                     state,
@@ -359,16 +346,13 @@ def _attend(
                     folded_smem,
                     tile,
                     tiles,
-                    turn,
                     scores,
                     MEMBER,
                     SPLIT_TILES,
                     HAS_WINDOW,
-                    TAKES_TURNS,
                     MASKED=True,
                 )
                 tiles += 1
-                turn += 1
             weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded = state
             stage = tiles % STAGES
 
@@ -445,7 +429,6 @@ def paged_prefill_hopper_kernel(
     STAGES: gl.constexpr,
     HAS_WINDOW: gl.constexpr,
     HAS_SINKS: gl.constexpr,
-    TAKES_TURNS: gl.constexpr,
 ):
     """Each program does every num_programs-th item: a tile of 128 rows, one query head."""
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
@@ -460,7 +443,6 @@ def paged_prefill_hopper_kernel(
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    turns = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
     mbarrier.init(q_full, count=1)
     mbarrier.init(q_empty, count=2)
     for i in gl.static_range(STAGES):
@@ -468,9 +450,7 @@ def paged_prefill_hopper_kernel(
         mbarrier.init(k_empty.index(i), count=2)
         mbarrier.init(v_full.index(i), count=1)
         mbarrier.init(v_empty.index(i), count=2)
-    for i in gl.static_range(2):
-        mbarrier.init(turns.index(i), count=1)
-    rings = (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty, turns)
+    rings = (q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty)
     work = (tiles_ptr, out_ptr, sinks_ptr, num_items, scale, sliding_window, out_stride)
     places = (block_tables_ptr, table_stride, first_value_row, no_row)
     gl.warp_specialize(
@@ -487,7 +467,6 @@ def paged_prefill_hopper_kernel(
                     SPLIT,
                     HAS_WINDOW,
                     HAS_SINKS,
-                    TAKES_TURNS,
                 ),
             ),
             (
@@ -502,7 +481,6 @@ def paged_prefill_hopper_kernel(
                     SPLIT,
                     HAS_WINDOW,
                     HAS_SINKS,
-                    TAKES_TURNS,
                 ),
             ),
             (
@@ -560,9 +538,6 @@ def launch_hopper(
     sliding_window: int,
     sinks: Tensor | None,
     num_programs: int,
-    *,
-    stages: int = 2,
-    takes_turns: bool = False,
 ) -> None:
     """As paged_prefill, for tensors that refusal() lets pass."""
     num_rows, num_heads, head_size = q.shape
@@ -597,9 +572,8 @@ def launch_hopper(
         BLOCK_SIZE=block_size,
         BOX=box,
         SPLIT=SPLIT,
-        STAGES=stages,
+        STAGES=_STAGES,
         HAS_WINDOW=sliding_window != 0,
         HAS_SINKS=sinks is not None,
-        TAKES_TURNS=takes_turns,
         num_warps=4,
     )

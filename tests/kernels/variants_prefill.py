@@ -80,7 +80,6 @@ def paged_prefill_hopper(
         "STAGES": 2,
         "HAS_WINDOW": has_window,
         "HAS_SINKS": has_sinks,
-        "TAKES_TURNS": False,
     }
     return compile_kernel(
         paged_prefill_hopper_kernel,
