@@ -68,9 +68,6 @@ class CudaGraphs:
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
 
-    def __len__(self) -> int:
-        return len(self._graphs)
-
     def capture(self, size: int, variant: Variant, run: Callable[[], object]) -> None:
         """Captures what `run` launches; it has run before, so that nothing is compiled now."""
         if self._stream is None:

@@ -132,10 +132,8 @@ class InputBatch:
         assert row is not None
         return row
 
-    def row_of(self, seq_id: str) -> int:
-        return self._row_of[seq_id]
-
     def find_row(self, seq_id: str) -> int | None:
+        """The sequence's row; None if it has none, as a sample whose group is only now to fork."""
         return self._row_of.get(seq_id)
 
     def append_tokens(self, rows: Sequence[SamplingRow], sampled: Mapping[str, int]) -> None:
