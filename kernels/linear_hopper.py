@@ -210,12 +210,8 @@ _BYTES_AHEAD = 64 * 1024
 
 
 _USES_RINGS = False
-"""Whether long rows go through a ring of slots. Off until the bits of that have been compared with
-linear_tiles' on a GPU, as those of whole rows have been."""
-
-
-def choose_warps(rows: int, n: int, *, gated: bool) -> int:
-    return 4 if n >= 4096 else 2 if gated else 1
+"""Whether rows that need more slots than a program has go through a ring of them. Off until a GPU has
+run the test of their bits, as it has that of shorter rows."""
 
 
 class Cut(NamedTuple):
@@ -223,6 +219,7 @@ class Cut(NamedTuple):
 
     rows: int
     slots: int
+    """Pieces of a row of weights that are in memory at once, each of LANES values."""
     num_warps: int
 
 
@@ -232,7 +229,7 @@ def choose_cut(num_rows: int, n: int, k: int, *, gated: bool) -> Cut | None:
     rows = triton.next_power_of_2(num_rows)
     if rows > 16 or k % LANES:
         return None
-    warps = choose_warps(rows, n, gated=gated)
+    warps = 4 if n >= 4096 else 2 if gated else 1
     if n % (8 * warps):
         return None
     slot_bytes = (2 if gated else 1) * 8 * warps * LANES * 2

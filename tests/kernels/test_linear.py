@@ -19,6 +19,7 @@ from pagetwin.kernels.linear import (
     norm_linear_op,
     uses_cublas,
 )
+from pagetwin.kernels.linear_tiles import launch_linear
 from pagetwin.kernels.norm import rms_norm
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -213,3 +214,21 @@ def test_many_rows_have_the_bits_of_few(
             ):
                 assert torch.equal(y[:MAX_ROWS], few[:count]), (i, count)
                 assert torch.equal(y[last], end), (i, count)
+
+
+@gpu
+@pytest.mark.parametrize("rows", [1, 5, 8])
+@pytest.mark.parametrize("slots", [3, 4, 7])
+def test_a_ring_of_weights_changes_no_bit(device: torch.device, rows: int, slots: int) -> None:
+    hopper = pytest.importorskip("pagetwin.kernels.linear_hopper")
+    if torch.cuda.get_device_capability(device) < (9, 0):
+        pytest.skip("the kernel is for compute capability 9.0")
+    n, k = 1024, 4096
+    x, weight = (draw(s, k, dtype=torch.bfloat16, device=device, seed=s) for s in (rows, n))
+    expected, out = (torch.full((rows, n), torch.nan, device=device).bfloat16() for _ in range(2))
+    launch_linear(x, weight, None, None, expected)
+    cut = hopper.Cut(8 if rows > 1 else 1, slots, 4)
+    for _ in range(20):  # A slot that is written too early is not always read too late.
+        out.fill_(torch.nan)
+        hopper.launch_linear_hopper(x, None, 0.0, weight, None, None, out, cut)
+        assert torch.equal(out, expected)
