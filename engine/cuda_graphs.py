@@ -1,7 +1,7 @@
 """Whole decode steps as CUDA graphs: which sizes there are, and which step runs as which."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,22 +36,22 @@ class Dispatcher:
     """Ascending; none where there are no graphs."""
     why_none: str = "graphs are off (enforce_eager)"
     """Why there are no graphs, if so."""
-    counts: dict[str, int] = field(default_factory=dict)
-    """Steps by the reason why they had no graph."""
 
-    def route(self, num_seqs: int, num_tokens: int, num_draws: int) -> Route:
-        """The smallest graph that holds a step of these sequences, tokens and draws."""
+    def route(self, num_seqs: int, num_tokens: int, *, draws_once: bool) -> Route:
+        """The smallest graph that holds a step of these sequences and tokens.
+
+        `draws_once` tells whether every sequence draws a token, and none several.
+        """
         reason = ""
         if not self.sizes:
             reason = self.why_none
         elif num_tokens > num_seqs:
             reason = "some sequence has more than one token"
-        elif num_draws < num_seqs:
-            reason = "some sequence draws no token"
+        elif not draws_once:
+            reason = "some sequence draws no token, or several"
         elif num_seqs > self.sizes[-1]:
             reason = f"more than {self.sizes[-1]} sequences"
         if reason:
-            self.counts[reason] = self.counts.get(reason, 0) + 1
             return Route(reason=reason)
         return Route(size=next(size for size in self.sizes if size >= num_seqs))
 

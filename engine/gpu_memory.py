@@ -24,7 +24,7 @@ def kv_cache_bytes(runner: GpuRunner, config: EngineConfig, utilization: float) 
     held = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     num_tokens = config.scheduler.max_num_batched_tokens
-    runner.run_dummy_prefill(num_tokens)
+    runner.rehearse_prefill(num_tokens)
     step = torch.cuda.max_memory_allocated(device) - held
     left = int(free - (1 - utilization) * total) - step - RESERVE_BYTES
     if left <= 0:

@@ -6,7 +6,7 @@ engine/model_runner.py is the plain twin: the same tokens, step by step.
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
 from pagetwin.engine.model_runner import ModelRunner
 from pagetwin.engine.models.loader import LoadedModel
+from pagetwin.engine.rehearsal import Rehearsal, RehearsedStep
 from pagetwin.engine.sampler import Sampler, SamplerOutput, SamplingRow
 from pagetwin.engine.staging import StagingBuffer
 from pagetwin.engine.step import (
@@ -43,7 +44,7 @@ from pagetwin.engine.step import (
     StepTimings,
     TokenLogprobs,
 )
-from pagetwin.engine.step_inputs import StepInputs, dummy_chunks, pad_decodes
+from pagetwin.engine.step_inputs import StepInputs, pad_decodes
 from pagetwin.engine.step_program import Arrays, StepProgram, StepShape
 from pagetwin.engine.step_slot import StepSlot
 from pagetwin.kernels.compile_ahead import compile_ahead
@@ -128,6 +129,12 @@ class GpuRunner(ModelRunner):
             self._why_no_graphs = f"there are no graphs on {device.type!r}"
         elif not backend.is_capturable:
             self._why_no_graphs = f"attention backend {backend.name!r} cannot run in a graph"
+        self._rehearsal = Rehearsal(
+            self._program,
+            self._device_sampler,
+            self.batch.block_tables,
+            scheduler.max_model_len,
+        )
         self._max_num_tokens = scheduler.max_num_batched_tokens
         self.dispatcher = Dispatcher()
 
@@ -170,12 +177,12 @@ class GpuRunner(ModelRunner):
         """Compiles what steps launch, and captures the graphs; before the first step."""
         self.compile()
         for num_tokens in _powers_of_two(self._max_num_tokens):
-            self.run_dummy_prefill(num_tokens)
+            self.rehearse_prefill(num_tokens)
         if self._why_no_graphs:
             self.dispatcher.why_none = self._why_no_graphs
             return
-        sizes = graph_sizes(len(self._tables.tokens))
-        largest = self._dummy_graph_arrays(sizes[-1])
+        sizes = graph_sizes(len(self.batch.block_tables))
+        largest = self._rehearsal.decodes(sizes[-1]).arrays
         num_bytes = StagingBuffer.num_bytes_for(largest) + PATCH_BYTES
         self._graph_staging = StagingBuffer(num_bytes, self._device)
         for size in reversed(sizes):
@@ -187,85 +194,48 @@ class GpuRunner(ModelRunner):
         """Compiles the kernels of steps of all sizes, side by side."""
         with compile_ahead():
             for num_tokens in _powers_of_two(self._max_num_tokens):
-                self.run_dummy_prefill(num_tokens)
-            for size in graph_sizes(len(self._tables.tokens)):
-                self._run_dummy_decodes(size)
-
-    def _run_dummy_decodes(self, size: int) -> None:
-        arrays = self._dummy_graph_arrays(size)
-        self._grow_staging(arrays)
-        self._staging.send(arrays)
-        views = self._staging.views(arrays)
-        for variant in VARIANTS:
-            self._program.run(views, self._graph_shape(size), variant)
-
-    def _graph_shape(self, size: int) -> StepShape:
-        return StepShape(1, self._tables.tokens.shape[1], num_draws=size, is_graph=True)
-
-    def _capture(self, size: int) -> None:
-        arrays = self._dummy_graph_arrays(size)
-        self._graph_staging.send(arrays)
-        torch.cuda.synchronize()
-        views = self._graph_staging.views(arrays)
-        for variant in VARIANTS:
-            run = partial(self._program.run, views, self._graph_shape(size), variant)
-            run()
-            self._graphs.capture(size, variant, run)
-
-    def _dummy_graph_arrays(self, size: int) -> Arrays:
-        """Arrays of a graph step: `size` sequences of one token, which is written nowhere."""
-        one = np.ones(size, np.int32)
-        inputs = pad_decodes(dummy_chunks(np.zeros(0, np.int64)), size)
-        inputs = replace(inputs, seq_lens=one)
-        return self._program.arrays(
-            inputs, self.batch.block_tables, None, self._no_words(size), is_graph=True
-        )
-
-    def _no_words(self, num_draws: int) -> NDArray[np.int32]:
-        """The sampler's words for rows of logits that nobody draws from."""
-        words = np.zeros((self._device_sampler.num_words, num_draws), np.int32)
-        nobody = np.zeros(0, np.int64)
-        self._device_sampler.fill(words, nobody, nobody)
-        return words
+                self.rehearse_prefill(num_tokens)
+            for size in graph_sizes(len(self.batch.block_tables)):
+                self._rehearse(self._rehearsal.decodes(size), VARIANTS)
 
     @torch.inference_mode()
-    def run_dummy_prefill(self, num_tokens: int) -> None:
-        """Runs a step of so many prompt tokens, written nowhere, with as many draws as can be."""
-        longest = self._tables.tokens.shape[1]
-        lens = np.full(-(-num_tokens // longest), longest)
-        lens[-1] = num_tokens - longest * (len(lens) - 1)
-        inputs = dummy_chunks(lens)
-        num_draws = min(num_tokens, len(self._tables.tokens))
-        arrays = self._program.arrays(
-            inputs,
-            self.batch.block_tables,
-            np.arange(num_draws),
-            self._no_words(num_draws),
-            is_graph=False,
-        )
-        self._grow_staging(arrays)
-        self._staging.send(arrays)
-        shape = StepShape(inputs.max_query_len, inputs.max_seq_len, num_draws, is_graph=False)
-        self._program.run(self._staging.views(arrays), shape, "random")
+    def rehearse_prefill(self, num_tokens: int) -> None:
+        """Runs a step of so many prompt tokens, with as many draws as can be, to its end."""
+        self._rehearse(self._rehearsal.prefill(num_tokens), ("random",))
+
+    def _rehearse(self, step: RehearsedStep, variants: Sequence[Variant]) -> None:
+        self._grow_staging(step.arrays)
+        self._staging.send(step.arrays)
+        views = self._staging.views(step.arrays)
+        for variant in variants:
+            self._program.run(views, step.shape, variant)
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
+    def _capture(self, size: int) -> None:
+        step = self._rehearsal.decodes(size)
+        self._graph_staging.send(step.arrays)
+        torch.cuda.synchronize()
+        views = self._graph_staging.views(step.arrays)
+        for variant in VARIANTS:
+            run = partial(self._program.run, views, step.shape, variant)
+            run()
+            self._graphs.capture(size, variant, run)
+
     def _plan_launch(self, draws: Draws, inputs: StepInputs) -> _Launch:
-        num_draws = len(draws.sequences)
-        route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens, num_draws)
+        draws_once = len(draws.sequences) == inputs.num_seqs and not draws.forks
+        route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens, draws_once=draws_once)
         rows, num_tokens = _drawing(draws, inputs)
         host_reason = self._host_reason(draws, rows, num_tokens)
         variant: Variant = "logits"
         if host_reason is None:
             variant = "greedy" if self._device_sampler.is_greedy(rows) else "random"
-        return _Launch(draws, route, variant, host_reason, route.size or num_draws)
+        return _Launch(draws, route, variant, host_reason, route.size or len(draws.rows))
 
     def _host_reason(
         self, draws: Draws, rows: NDArray[np.int64], num_tokens: NDArray[np.int64]
     ) -> str | None:
         """Why the host must draw this step's tokens; None if the device can."""
-        if draws.forks:
-            return "a group of samples forks"
         if draws.wants_all_rows:
             return "log-probabilities of a prompt are asked for"
         return self._device_sampler.rejection(rows, num_tokens)
@@ -273,12 +243,19 @@ class GpuRunner(ModelRunner):
     def _arrays(self, inputs: StepInputs, launch: _Launch) -> Arrays:
         """The step's arrays; for a graph those of its size, in which every row is wanted."""
         words = np.zeros((self._device_sampler.num_words, launch.num_draws), np.int32)
-        self._device_sampler.fill(words, *_drawing(launch.draws, inputs))
-        wanted = None if launch.draws.wants_all_rows else launch.draws.last_tokens
+        draws = launch.draws
+        samples = np.array([row.sample_index for row in draws.rows]) if draws.forks else None
+        self._device_sampler.fill(words, *_drawing(draws, inputs), samples)
+        wanted = None if draws.wants_all_rows else draws.last_tokens
         if launch.route.size:
             inputs, wanted = pad_decodes(inputs, launch.route.size), None
         return self._program.arrays(
-            inputs, self.batch.block_tables, wanted, words, is_graph=bool(launch.route.size)
+            inputs,
+            self.batch.block_tables,
+            wanted,
+            words,
+            logits_rows=draws.logits_rows if draws.forks else None,
+            is_graph=bool(launch.route.size),
         )
 
     def _run(self, arrays: Arrays, inputs: StepInputs, launch: _Launch) -> Tensor | None:
@@ -407,8 +384,8 @@ class _HostDraws(NamedTuple):
 
 
 def _drawing(draws: Draws, inputs: StepInputs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each sequence that samples: its row of the batch, and its number of known tokens."""
-    index = draws.sequences
+    """Who draws from which history: a row of the batch, and how many tokens are known of it."""
+    index = draws.sequences[draws.logits_rows]
     return inputs.rows[index].astype(np.int64), inputs.seq_lens[index].astype(np.int64)
 
 

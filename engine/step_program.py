@@ -69,9 +69,12 @@ class StepProgram:
         wanted_rows: NDArray[np.int64] | None,
         words: NDArray[np.int32],
         *,
+        logits_rows: NDArray[np.int64] | None = None,
         is_graph: bool,
     ) -> Arrays:
         """What must be sent; `wanted_rows` None = all rows' hidden states are wanted.
+
+        `logits_rows` are whose logits each draw is from, where several are from the same.
 
         `block_tables` are the host's, [max_num_seqs, max_blocks]; `words` the sampler's.
         """
@@ -86,6 +89,8 @@ class StepProgram:
         }
         if wanted_rows is not None:
             arrays["wanted_rows"] = wanted_rows
+        if logits_rows is not None:
+            arrays["logits_rows"] = logits_rows
         arrays["words"] = words
         return arrays | self._backend.plan(inputs, block_tables, is_graph=is_graph)
 
@@ -112,20 +117,25 @@ class StepProgram:
         with self._products():
             hidden = self._model.forward(views["input_ids"], views["positions"], context)
             if shape.num_draws:
-                self.draw(hidden, shape.num_draws, variant, views["words"])
+                self._draw(hidden, shape.num_draws, variant, views)
         return hidden
 
-    def draw(self, hidden: Tensor, num_draws: int, variant: Variant, words: Tensor) -> None:
-        """Logits of hidden states [num_draws, hidden_size], and unless the variant is "logits"
-        the tokens."""
-        logits = self.logits[:num_draws]
+    def _draw(
+        self, hidden: Tensor, num_draws: int, variant: Variant, views: Mapping[str, Tensor]
+    ) -> None:
+        """Logits of hidden states [num_rows, hidden_size], and unless the variant is "logits" the
+        tokens."""
+        logits = self.logits[: len(hidden)]
         self._model.compute_logits(hidden, out=logits)
-        if variant != "logits":
-            self._sampler.sample(
-                logits,
-                words,
-                self._tables.tokens,
-                out=self.drawn[0, :num_draws],
-                failed=self.drawn[1, :num_draws],
-                greedy_only=variant == "greedy",
-            )
+        if variant == "logits":
+            return
+        if "logits_rows" in views:
+            logits = logits[views["logits_rows"]]
+        self._sampler.sample(
+            logits,
+            views["words"],
+            self._tables.tokens,
+            out=self.drawn[0, :num_draws],
+            failed=self.drawn[1, :num_draws],
+            greedy_only=variant == "greedy",
+        )

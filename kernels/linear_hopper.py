@@ -210,8 +210,8 @@ _BYTES_AHEAD = 64 * 1024
 
 
 _USES_RINGS = False
-"""Whether rows that need more slots than a program has go through a ring of them. Off until a GPU has
-run the test of their bits, as it has that of shorter rows."""
+"""Whether rows that need more slots than a program has go through a ring of them. Off until a GPU
+has run the test of their bits, as it has that of shorter rows."""
 
 
 class Cut(NamedTuple):
