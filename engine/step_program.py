@@ -117,10 +117,10 @@ class StepProgram:
         with self._products():
             hidden = self._model.forward(views["input_ids"], views["positions"], context)
             if shape.num_draws:
-                self._draw(hidden, shape.num_draws, variant, views)
+                self.draw(hidden, shape.num_draws, variant, views)
         return hidden
 
-    def _draw(
+    def draw(
         self, hidden: Tensor, num_draws: int, variant: Variant, views: Mapping[str, Tensor]
     ) -> None:
         """Logits of hidden states [num_rows, hidden_size], and unless the variant is "logits" the
