@@ -20,8 +20,8 @@ from pagetwin.kernels.sampling_penalties import penalise
 from pagetwin.kernels.sampling_random import choose_kernel, summarise_kernel
 
 GREEDY_WARPS = 4
-SUMMARISE_WARPS = 8
-CHOOSE_WARPS = 8
+SUMMARISE_WARPS = 4
+CHOOSE_WARPS = 16
 
 _greedy = Launcher(greedy_kernel)
 _summarise = Launcher(summarise_kernel)
@@ -33,8 +33,6 @@ class Scratch(NamedTuple):
 
     peaks: Tensor
     """float32 [max_rows, c]"""
-    scores: Tensor
-    """float64 [max_rows, c]"""
     masses: Tensor
     """float32 [max_rows, c]"""
     tokens: Tensor
@@ -58,7 +56,6 @@ class Scratch(NamedTuple):
 
         return cls(
             peaks=zeros(chunks, torch.float32),
-            scores=zeros(chunks, torch.float64),
             masses=zeros(chunks, torch.float32),
             tokens=zeros(chunks),
             tops=zeros(groups, torch.float32),
@@ -133,7 +130,6 @@ def sample(
             logits,
             words,
             scratch.peaks,
-            scratch.scores,
             scratch.masses,
             scratch.tokens,
             scratch.tops,
@@ -152,7 +148,6 @@ def sample(
             out,
             failed,
             scratch.peaks,
-            scratch.scores,
             scratch.masses,
             scratch.tokens,
             scratch.tops,

@@ -11,10 +11,15 @@ CHUNK = tl.constexpr(4096)
 
 
 @triton.jit
-def load_logits(logits_ptr, token, VOCAB: tl.constexpr):
-    """-inf past the vocabulary, and +inf for NaN, so that either has a peak that is not sound."""
-    logit = tl.load(logits_ptr + token, mask=token < VOCAB, other=float("-inf"))
-    return tl.where(logit == logit, logit, float("inf"))
+def load_chunk(logits_ptr, chunk, VOCAB: tl.constexpr):
+    """A chunk's tokens and logits, -inf past the vocabulary, and +inf for NaN: a peak of either is
+    not sound."""
+    token = chunk * CHUNK + tl.arange(0, CHUNK)
+    if (chunk + 1) * CHUNK <= VOCAB:
+        logit = tl.load(logits_ptr + token)
+    else:
+        logit = tl.load(logits_ptr + token, mask=token < VOCAB, other=float("-inf"))
+    return token, tl.where(logit == logit, logit, float("inf"))
 
 
 @triton.jit
@@ -61,8 +66,7 @@ def greedy_kernel(
     words_ptr += row
     if load_int(words_ptr, words_stride, HISTORY_ROW) < 0:
         return
-    token = chunk * CHUNK + tl.arange(0, CHUNK)
-    logit = load_logits(logits_ptr + row.to(tl.int64) * logits_stride, token, VOCAB)
+    token, logit = load_chunk(logits_ptr + row.to(tl.int64) * logits_stride, chunk, VOCAB)
     top = tl.max(logit, 0)
     tl.store(peaks_ptr + row * CHUNKS + chunk, top)
     lowest = tl.min(tl.where(logit == top, token, NO_TOKEN), 0)

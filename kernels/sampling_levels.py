@@ -8,7 +8,8 @@ min_p gives a level outright. top_k's is bisected: the k-th largest of the group
 from below. top_p needs none: the best noisy token of all is the best of the nucleus if it lies in
 it, and it does where the mass of the tokens before it is below p; if not, the nucleus lies before
 that token, and so does the next to be tried. (Sampling by rejection, as FlashInfer does it; as our
-noise is a function of the token, the outcome is the one of the plain definition.)
+noise is a function of the token, the outcome is the one of the plain definition.) The masses of the
+groups' maxima may show that it lies yet further before.
 """
 
 import triton
@@ -17,7 +18,9 @@ import triton.language as tl
 from pagetwin.kernels.sampling_noise import (
     LOG2E,
     NO_TOKEN,
-    largest_score,
+    arrivals,
+    best_until,
+    margin,
     noise_words,
     scaled,
 )
@@ -50,9 +53,9 @@ def raised(x):
 
 
 @triton.jit
-def rough_mass(depth):
-    """Sum of exp(-depth), float32, within ROUGH_MASS_ERROR of it."""
-    return tl.sum(tl.exp2(-depth * LOG2E), 0)
+def rough_mass(halvings):
+    """Sum of 2**-halvings, float32, within ROUGH_MASS_ERROR of it."""
+    return tl.sum(tl.exp2(-halvings), 0)
 
 
 @triton.jit
@@ -104,7 +107,7 @@ def mass_before(row, num_hot, limit_x, limit_token, peak, VOCAB: tl.constexpr):
     for start in range(0, num_hot, TILE // GROUP):
         token, x = load_hot(row, start, num_hot, VOCAB)
         before = is_before(x, token, limit_x, limit_token)
-        total += rough_mass(tl.where(before, peak - x, float("inf"))).to(tl.float64)
+        total += rough_mass(tl.where(before, (peak - x) * LOG2E, float("inf"))).to(tl.float64)
     return total
 
 
@@ -138,35 +141,47 @@ def draw_before(row, num_hot, limit_x, limit_token, peak, draw, VOCAB: tl.conste
         group = tl.load(hot_ptr + slot, mask=slot < num_hot, other=0)
         words = noise_words(group * (GROUP // 4) + quarter % (GROUP // 4), draw)
         before = is_before(x, token, limit_x, limit_token)
-        depth = tl.where(before, peak - x, float("inf"))
-        best_score, best_token = largest_score(
-            depth, words, token, peak, best_score, best_token, logits_ptr, temperature, draw
+        halvings = tl.where(before, (peak - x) * LOG2E, float("inf"))
+        arrival, last = arrivals(halvings, words, peak)
+        # What arrives after the best so far is no rival of it.
+        best_halvings = (peak.to(tl.float64) - best_score).to(tl.float32) * LOG2E
+        last = tl.minimum(last, tl.exp2(tl.minimum(best_halvings, 126.0)) * margin(peak))
+        best_score, best_token = best_until(
+            last, arrival, token, best_score, best_token, logits_ptr, temperature, draw
         )
     return best_token
 
 
 @triton.jit
-def kth_level(tops, row, num_hot, level, peak, k, OF_GROUPS: tl.constexpr, VOCAB: tl.constexpr):
-    """A level that only the k largest reach, with those tied with the last; at least `level`.
+def highest_level(
+    tops, weights, row, num_hot, level, peak, goal, OF_GROUPS: tl.constexpr, VOCAB: tl.constexpr
+):
+    """The highest level, of `level` and above, whose reach is no less than the goal.
 
-    Of the groups' maxima, or of the logits in the groups that `level` made hot. Bisects the floats
-    from `level` to `peak`, and stops where exactly k reach the level.
+    Either the reach is the weight of the groups whose maxima reach the level; then any level will
+    do whose reach is not much more. Or it is the number of tokens in the hot groups, which are
+    those of `level`; then it is the goal, but for tokens tied with the last.
     """
     low = order_key(level).to(tl.int64) - 1
     high = order_key(peak).to(tl.int64) + 1
-    count = k + 1
-    while (count > k) & (high - low > 1):
-        # Not before the loop: Triton loses what a loop assigns to a name that entered it as another
-        # name of one value, such as a `middle` that began as `low`.
+    enough = goal
+    if OF_GROUPS:
+        enough = goal * 1.125
+        # Most floats lie between -inf and the lowest of them.
+        lowest = tl.min(tl.where(tops > float("-inf"), tops, float("inf")), 0)
+        if tl.sum(tl.where(tops >= lowest, weights, 0.0), 0) >= goal:
+            low = tl.maximum(low, order_key(lowest).to(tl.int64))
+    reach = enough + 1
+    while (reach > enough) & (high - low > 1):
         middle = low + (high - low) // 2
         value = key_value(middle.to(tl.int32))
         if OF_GROUPS:
-            reaching = tl.sum((tops >= value).to(tl.int32), 0)
+            reaching = tl.sum(tl.where(tops >= value, weights, 0.0), 0)
         else:
             reaching = count_hot(row, num_hot, value, VOCAB)
-        if reaching >= k:
+        if reaching >= goal:
             low = middle
-            count = reaching
+            reach = reaching
         else:
             high = middle
     return tl.maximum(key_value(low.to(tl.int32)), level)

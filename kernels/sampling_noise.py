@@ -21,11 +21,12 @@ from pagetwin.kernels.sampling_words import (
 
 NO_TOKEN = tl.constexpr(2**31 - 1)
 ROUGH_ERROR = tl.constexpr(6e-5)
-"""How far rough_exponential is from -log(u) at most, relative to it, where u >= 1/2."""
+"""How far rough_exponential is off at most, relative to what it estimates."""
 LOG2E = tl.constexpr(1.4426950408889634)
-_LN2 = tl.constexpr(0.6931471805599453)
 _WORD_STEP = tl.constexpr(2.0**-32)
 _HALF_STEP = tl.constexpr(2.0**-33)
+_LATE = tl.constexpr(0.693)
+"""A little less than rough_exponential gives for late ones."""
 _LATEST = tl.constexpr(22.9)
 """No exponential is larger: -log(2**-33) is 22.87."""
 
@@ -82,17 +83,19 @@ def gumbel(word):
 
 
 @triton.jit
-def rough_exponential(word):
-    """-log(u), float32, within ROUGH_ERROR; where u < 1/2 its lower bound log(2), and False.
+def is_late(word):
+    """Whether the uniform number is below 1/2."""
+    return word < 0x80000000
 
-    Such late arrivals are first only if their logit leaves the others no chance.
-    """
+
+@triton.jit
+def rough_exponential(word):
+    """-log(u), float32, within ROUGH_ERROR; where it is late, its lower bound log(2), as near."""
     edge = (word ^ 0xFFFFFFFF).to(tl.float32) * _WORD_STEP + _HALF_STEP  # 1 - u
-    is_early = edge < 0.5
+    edge = tl.minimum(edge, 0.5)
     # -log(1 - edge) / edge, interpolated at Chebyshev's nodes of [0, 1/2].
     series = 0.39169299 + edge * (-0.04428951 + edge * 0.73137956)
-    series = 1.00003858 + edge * (0.49617588 + edge * series)
-    return tl.where(is_early, edge * series, _LN2), is_early
+    return edge * (1.00003858 + edge * (0.49617588 + edge * series))
 
 
 @triton.jit
@@ -101,28 +104,45 @@ def scaled(logit, temperature):
 
 
 @triton.jit
-def largest_score(depth, words, token, peak, best_score, best_token, logits_ptr, temperature, draw):
-    """The better of the best so far and a tile's best: its noisy logit, float64, and its token.
+def score_of(token, is_token, logits_ptr, temperature, draw):
+    """The noisy logit of each token, float64; -inf where there is none."""
+    logit = tl.load(logits_ptr + token, mask=is_token, other=float("-inf"))
+    return gumbel(noise_word(token, draw)) + scaled(logit, temperature).to(tl.float64)
 
-    `depth` float32 [n]: how far each scaled logit lies below `peak`; +inf where the token is not to
-    be chosen. The best of the tile, or the best so far, is no worse than a token of depth 0. Of
-    equal noisy logits the lowest token's counts as larger.
+
+@triton.jit
+def margin(peak):
+    """By which factor two estimates of arrivals may be off together: for ROUGH_ERROR, and for
+    roundings of the scaled logits, below the peak, that are estimated from."""
+    halvings = (tl.abs(peak) + 32.0) * 2.0**-21 + 4 * ROUGH_ERROR
+    return tl.exp2(tl.minimum(halvings, 80.0))
+
+
+@triton.jit
+def arrivals(halvings, words, peak):
+    """Estimates of the arrivals of a tile's tokens, float32 [n], and until when the first may be.
+
+    `halvings` float32 [n]: log2(e) times how far each scaled logit lies below `peak`; +inf where
+    the token is not to be chosen. Some token, of this tile or another, lies at the peak.
     """
-    exponential, is_early = rough_exponential(words)
-    arrival = exponential * tl.exp2(tl.minimum(depth * LOG2E, 120.0))
-    first = tl.minimum(tl.min(tl.where(is_early, arrival, _LATEST), 0), _LATEST)
-    best_depth = (peak.to(tl.float64) - best_score).to(tl.float32)
-    first = tl.minimum(first, tl.exp2(tl.minimum(best_depth * LOG2E, 120.0)))
-    # Twice what an estimate may be off: by ROUGH_ERROR, and by roundings of the scaled logits.
-    margin = (tl.abs(peak) + 32.0) * 2.0**-21 + 4 * ROUGH_ERROR
-    first *= tl.exp2(tl.minimum(margin, 120.0))
-    near = (arrival <= first) & (depth < float("inf"))
-    rival = tl.min(tl.where(near, token, NO_TOKEN), 0)
+    arrival = rough_exponential(words) * tl.exp2(tl.minimum(halvings, 126.0))
+    first = tl.min(arrival, 0)
+    if first > _LATE:
+        # It may be a late one's lower bound, as where one logit leaves the others no chance.
+        first = tl.min(tl.where(is_late(words), _LATEST, arrival), 0)
+    return arrival, first * margin(peak)
+
+
+@triton.jit
+def best_until(last, arrival, token, best_score, best_token, logits_ptr, temperature, draw):
+    """The better of the best so far and of the tokens that may arrive until `last`: its noisy
+    logit, float64, and itself. Of equal noisy logits the lowest token's counts as larger."""
+    rival = tl.min(tl.where(arrival <= last, token, NO_TOKEN), 0)
     while rival < NO_TOKEN:
-        noise = gumbel(noise_word(rival, draw))
-        score = noise + scaled(tl.load(logits_ptr + rival), temperature).to(tl.float64)
+        score = score_of(rival, rival < NO_TOKEN, logits_ptr, temperature, draw)
         better = (score > best_score) | ((score == best_score) & (rival < best_token))
         best_score = tl.where(better, score, best_score)
         best_token = tl.where(better, rival, best_token)
-        rival = tl.min(tl.where(near & (token > rival), token, NO_TOKEN), 0)
+        rest = (arrival <= last) & (token > rival)
+        rival = tl.min(tl.where(rest, token, NO_TOKEN), 0)
     return best_score, best_token

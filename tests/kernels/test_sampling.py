@@ -22,6 +22,7 @@ from pagetwin.kernels.sampling import Scratch, sample, sample_greedy, sample_op
 from pagetwin.kernels.sampling_noise import (
     ROUGH_ERROR,
     gumbel,
+    is_late,
     load_draw,
     noise_word,
     noise_words,
@@ -296,12 +297,11 @@ def noise_kernel(words_ptr, row_ptr, block_ptr, scores_ptr, single_ptr, N: tl.co
 
 
 @triton.jit
-def rough_kernel(words_ptr, rough_ptr, early_ptr, N: tl.constexpr):
+def rough_kernel(words_ptr, rough_ptr, late_ptr, N: tl.constexpr):
     index = tl.arange(0, N)
     words = tl.load(words_ptr + index).to(tl.uint32, bitcast=True)
-    exponential, is_early = rough_exponential(words)
-    tl.store(rough_ptr + index, exponential)
-    tl.store(early_ptr + index, is_early.to(tl.int32))
+    tl.store(rough_ptr + index, rough_exponential(words))
+    tl.store(late_ptr + index, is_late(words).to(tl.int32))
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**40 + 5, -(2**63)])
@@ -325,14 +325,12 @@ def test_rough_noise_errs_by_no_more_than_is_allowed_for(device: torch.device) -
     spread = np.random.default_rng(0).integers(0, 2**32, 4096 - len(close))
     values = np.concatenate([close, spread]) % 2**32
     words = torch.from_numpy(values.astype(np.uint32).view(np.int32)).to(device)
-    rough, early = torch.zeros(4096, device=device), torch.zeros_like(words)
-    rough_kernel[(1,)](words, rough, early, N=4096)
+    rough, late = torch.zeros(4096, device=device), torch.zeros_like(words)
+    rough_kernel[(1,)](words, rough, late, N=4096)
     exact = -np.log((values + 0.5) * 2.0**-32)
-    error = rough.double().cpu().numpy() / exact - 1
-    is_early = early.bool().cpu().numpy()
-    assert 0 < abs(error[is_early]).max() <= ROUGH_ERROR.value
-    assert (error[~is_early] < ROUGH_ERROR.value).all()
-    assert (values[is_early] >= 2**31 - 1).all()
+    error = abs(rough.double().cpu().numpy() / np.where(values < 2**31, np.log(2), exact) - 1)
+    assert 0 < error.max() <= ROUGH_ERROR.value
+    assert late.tolist() == (exact > np.log(2)).tolist()
 
 
 def test_the_operator_is_well_formed(device: torch.device) -> None:

@@ -13,7 +13,6 @@ POINTERS = {
     "logits_ptr": "*fp32",
     "peaks_ptr": "*fp32",
     "tops_ptr": "*fp32",
-    "scores_ptr": "*fp64",
     "masses_ptr": "*fp32",
 }
 INTEGERS = ["words_ptr", "table_ptr", "out_ptr", "failed_ptr", "tokens_ptr", "hot_ptr"]
