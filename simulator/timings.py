@@ -1,21 +1,23 @@
-"""Decides what counts as a request's first schedule, first token and end, in virtual seconds."""
+"""Decides what counts as a request's first schedule, first token and end, in virtual time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
 
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters, FinishReason, StepPlan, StepResult, StepUpdate
+from pagetwin.simulator.clock import TICKS_PER_S, to_seconds, to_ticks
 
 
-class RequestTimings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request saw; a time is None if it did not come to that."""
+class RequestTimings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What one request saw, in ticks; a time is None if it did not come to that."""
 
     request_id: str
-    arrival_s: float
-    first_scheduled_s: float | None
-    first_token_s: float | None
-    finish_s: float | None
+    arrival_ticks: int
+    first_scheduled_ticks: int | None
+    first_token_ticks: int | None
+    finish_ticks: int | None
     """End of its last sequence, or its abort."""
     num_output_tokens: int
     """Over all its samples."""
@@ -25,36 +27,66 @@ class RequestTimings(msgspec.Struct, frozen=True, kw_only=True):
     """In the order in which its sequences ended; an abort counts as one, the last."""
 
     @property
+    def arrival_s(self) -> float:
+        return to_seconds(self.arrival_ticks)
+
+    @property
+    def first_scheduled_s(self) -> float | None:
+        return _seconds(self.first_scheduled_ticks)
+
+    @property
+    def first_token_s(self) -> float | None:
+        return _seconds(self.first_token_ticks)
+
+    @property
+    def finish_s(self) -> float | None:
+        return _seconds(self.finish_ticks)
+
+    @property
+    def queue_s(self) -> float | None:
+        """From arrival to the start of the first step that has it."""
+        return _seconds_between(self.arrival_ticks, self.first_scheduled_ticks)
+
+    @property
     def ttft_s(self) -> float | None:
         """Time to first token, from arrival."""
-        return None if self.first_token_s is None else self.first_token_s - self.arrival_s
+        return _seconds_between(self.arrival_ticks, self.first_token_ticks)
 
     @property
     def e2e_s(self) -> float | None:
         """From arrival to the end."""
-        return None if self.finish_s is None else self.finish_s - self.arrival_s
+        return _seconds_between(self.arrival_ticks, self.finish_ticks)
 
     @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first, of its longest sample."""
-        if self.first_token_s is None or self.finish_s is None or self.longest_output < 2:
+        if self.first_token_ticks is None or self.finish_ticks is None or self.longest_output < 2:
             return None
-        return (self.finish_s - self.first_token_s) / (self.longest_output - 1)
+        ticks = self.finish_ticks - self.first_token_ticks
+        return ticks / ((self.longest_output - 1) * TICKS_PER_S)
 
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """A finished run."""
 
     requests: tuple[RequestTimings, ...]
-    """Accepted requests in the order of submission."""
+    """Accepted requests in the order of submission; empty if they were streamed out."""
     refused: dict[str, str]
     """Reason by request id."""
     num_steps: int
-    busy_s: float
+    busy_ticks: int
     """Sum of the steps' durations."""
-    end_s: float
+    end_ticks: int
     """Virtual time at which the last step ended."""
     counters: Counters
+
+    @property
+    def busy_s(self) -> float:
+        return to_seconds(self.busy_ticks)
+
+    @property
+    def end_s(self) -> float:
+        return to_seconds(self.end_ticks)
 
 
 @dataclass(slots=True)
@@ -62,10 +94,9 @@ class _Watch:
     """The times of one request while it runs."""
 
     request: Request
-    first_scheduled_s: float | None = None
-    first_token_s: float | None = None
-    finish_s: float | None = None
-    was_aborted: bool = False
+    number: int
+    first_scheduled: int | None = None
+    first_token: int | None = None
     outputs: dict[str, int] = field(default_factory=dict)
     endings: dict[str, FinishReason] = field(default_factory=dict)
 
@@ -76,81 +107,134 @@ class _Watch:
         return is_beam_search or len(self.endings) == self.request.num_samples
 
 
-class Timekeeper:
-    """Reads the times of requests off the plans and updates that a replica makes."""
+Finished = Callable[[RequestTimings], None]
+FirstToken = Callable[[str, int], None]
 
-    def __init__(self) -> None:
+
+class Timekeeper:
+    """Reads the times of requests off the plans and updates that a replica makes.
+
+    Each request's timings go to `on_finish` when it ends, and its id and the tick to
+    `on_first_token` before that; without `on_finish` they are kept for `result`. `tell` calls
+    them, when the books and the history are whole, so that they may submit and abort.
+    """
+
+    def __init__(
+        self, on_first_token: FirstToken | None = None, on_finish: Finished | None = None
+    ) -> None:
         self.refused: dict[str, str] = {}
-        self._watches: list[_Watch] = []
+        self._on_first_token = on_first_token
+        self._on_finish = on_finish
+        self._first_tokens: list[tuple[str, int]] = []
+        self._ended: list[RequestTimings] = []
+        self._over: list[tuple[int, RequestTimings]] = []
         self._live: dict[str, _Watch] = {}
+        self._num_submitted = 0
         self._num_steps = 0
-        self._busy_s = 0.0
-        self._end_s = 0.0
+        self._busy = 0
+        self._end = 0
+
+    @property
+    def num_outstanding(self) -> int:
+        """Requests that were submitted and are not over."""
+        return len(self._live)
+
+    @property
+    def num_queued_tokens(self) -> int:
+        """Prompt tokens of the requests that no step has had yet."""
+        watches = self._live.values()
+        return sum(w.request.num_prompt_tokens for w in watches if w.first_scheduled is None)
+
+    @property
+    def outstanding(self) -> tuple[Request, ...]:
+        """Those requests, in the order of submission."""
+        return tuple(watch.request for watch in self._live.values())
 
     def refuse(self, request: Request, reason: str) -> None:
         self.refused[request.request_id] = reason
 
     def submit(self, request: Request) -> None:
-        watch = _Watch(request)
-        self._watches.append(watch)
-        self._live[request.request_id] = watch
+        self._live[request.request_id] = _Watch(request, self._num_submitted)
+        self._num_submitted += 1
 
-    def abort(self, request_id: str, now: float) -> None:
-        watch = self._live.pop(request_id)
-        watch.finish_s = now
-        watch.was_aborted = True
+    def abort(self, request_id: str, now: int) -> None:
+        self._end_request(self._live.pop(request_id), now, was_aborted=True)
 
-    def plan(self, plan: StepPlan, now: float) -> None:
+    def plan(self, plan: StepPlan, now: int) -> None:
         for request in plan.new_requests:
-            self._live[request.request_id].first_scheduled_s = now
+            self._live[request.request_id].first_scheduled = now
 
-    def close(self, result: StepResult, update: StepUpdate, *, now: float, duration: float) -> None:
+    def close(self, result: StepResult, update: StepUpdate, *, now: int, duration: int) -> None:
+        """Notes a step that took `duration` ticks and ended at `now`."""
         self._num_steps += 1
-        self._busy_s += duration
-        self._end_s = now
+        self._busy += duration
+        self._end = now
         for seq_id in result.sampled:
             self._count_token(seq_id, now)
         for selection in result.selections:
             for index in range(len(selection.parents)):
                 self._count_token(f"{selection.request_id}/{index}", now)
-        ended = dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished)
         for ending in update.finished:
             self._live[_request_id(ending.seq_id)].endings[ending.seq_id] = ending.reason
-        for request_id in ended:
+        for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished):
             if self._live[request_id].is_over:
-                self._live.pop(request_id).finish_s = now
+                self._end_request(self._live.pop(request_id), now)
+
+    def tell(self) -> None:
+        """Calls `on_first_token` and `on_finish` for what was noted since the last time."""
+        first_tokens, self._first_tokens = self._first_tokens, []
+        ended, self._ended = self._ended, []
+        if self._on_first_token is not None:
+            for request_id, now in first_tokens:
+                self._on_first_token(request_id, now)
+        if self._on_finish is not None:
+            for timings in ended:
+                self._on_finish(timings)
 
     def result(self, counters: Counters) -> SimulationResult:
         return SimulationResult(
-            requests=tuple(_timings(watch) for watch in self._watches),
+            requests=tuple(timings for _, timings in sorted(self._over, key=lambda one: one[0])),
             refused=self.refused,
             num_steps=self._num_steps,
-            busy_s=self._busy_s,
-            end_s=self._end_s,
+            busy_ticks=self._busy,
+            end_ticks=self._end,
             counters=counters,
         )
 
-    def _count_token(self, seq_id: str, now: float) -> None:
+    def _count_token(self, seq_id: str, now: int) -> None:
         watch = self._live.get(_request_id(seq_id))
         if watch is None or seq_id in watch.endings:
             return  # a late result: the sequence ended while this step was in flight
-        if watch.first_token_s is None:
-            watch.first_token_s = now
+        if watch.first_token is None:
+            watch.first_token = now
+            if self._on_first_token is not None:
+                self._first_tokens.append((watch.request.request_id, now))
         watch.outputs[seq_id] = watch.outputs.get(seq_id, 0) + 1
+
+    def _end_request(self, watch: _Watch, now: int, *, was_aborted: bool = False) -> None:
+        timings = RequestTimings(
+            request_id=watch.request.request_id,
+            arrival_ticks=to_ticks(watch.request.arrival_s),
+            first_scheduled_ticks=watch.first_scheduled,
+            first_token_ticks=watch.first_token,
+            finish_ticks=now,
+            num_output_tokens=sum(watch.outputs.values()),
+            longest_output=max(watch.outputs.values(), default=0),
+            finish_reasons=(*watch.endings.values(), *(("abort",) if was_aborted else ())),
+        )
+        if self._on_finish is not None:
+            self._ended.append(timings)
+        else:
+            self._over.append((watch.number, timings))
 
 
 def _request_id(seq_id: str) -> str:
     return seq_id.rpartition("/")[0]
 
 
-def _timings(watch: _Watch) -> RequestTimings:
-    return RequestTimings(
-        request_id=watch.request.request_id,
-        arrival_s=watch.request.arrival_s,
-        first_scheduled_s=watch.first_scheduled_s,
-        first_token_s=watch.first_token_s,
-        finish_s=watch.finish_s,
-        num_output_tokens=sum(watch.outputs.values()),
-        longest_output=max(watch.outputs.values(), default=0),
-        finish_reasons=(*watch.endings.values(), *(("abort",) if watch.was_aborted else ())),
-    )
+def _seconds(ticks: int | None) -> float | None:
+    return None if ticks is None else to_seconds(ticks)
+
+
+def _seconds_between(start: int, end: int | None) -> float | None:
+    return None if end is None else to_seconds(end - start)

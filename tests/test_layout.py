@@ -37,7 +37,7 @@ TORCH_FREE = [
     "pagetwin.engine.fingerprint",
     "pagetwin.engine.scheduler",
     "pagetwin.engine.trace",
-    "pagetwin.simulator.process",
+    "pagetwin.simulator.one_replica",
     "pagetwin.simulator.replica",
     "pagetwin.simulator.workload",
     "pagetwin.conformance.lockstep",

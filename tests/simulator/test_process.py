@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import simpy
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import ConfigError, TraceError
@@ -22,9 +23,13 @@ from pagetwin.engine.trace import (
     SubmitRecord,
     read_history,
 )
+from pagetwin.simulator.clock import TICKS_PER_S, to_seconds, to_ticks
 from pagetwin.simulator.cost_model import LinearCostModel
-from pagetwin.simulator.process import simulate
-from pagetwin.simulator.timings import SimulationResult
+from pagetwin.simulator.one_replica import simulate_replica
+from pagetwin.simulator.process import ReplicaProcess
+from pagetwin.simulator.replica import Replica
+from pagetwin.simulator.replica_interface import ReplicaLoad
+from pagetwin.simulator.timings import RequestTimings, SimulationResult
 from pagetwin.simulator.token_source import RecordedTokens, ScriptedTokens
 
 STEP_S = 0.5
@@ -45,7 +50,7 @@ def make_request(
 def run(requests: list[Request], **options: Any) -> SimulationResult:
     scheduler = {"max_model_len": 64, "max_num_seqs": 4, **options.pop("scheduler", {})}
     cache = {"num_blocks": 32, "block_size": 4, **options.pop("cache", {})}
-    return simulate(
+    return simulate_replica(
         requests,
         cache=CacheConfig(**cache),
         scheduler=SchedulerConfig(**scheduler),
@@ -119,7 +124,7 @@ def test_asynchronous_stepping_costs_no_time_of_its_own() -> None:
 
 def test_the_history_tells_the_run_and_gives_its_tokens_again(tmp_path: Path) -> None:
     requests = [make_request(f"r{i}", 0.3 * i, n=1 + i % 2, max_tokens=14) for i in range(6)]
-    requests.append(make_request("long", 0.2, prompt=64))
+    requests.insert(1, make_request("long", 0.2, prompt=64))
     options = {"cache": {"num_blocks": 10}, "aborts": {"r2": 2.0}}
     with HistoryWriter(tmp_path / "run.jsonl", with_block_tables=True) as history:
         result = run(requests, history=history, **options)
@@ -178,6 +183,85 @@ def test_a_failure_is_timed_recorded_and_given_again() -> None:
     assert again.records == first.records
     with pytest.raises(TraceError, match="no result for step 0"):
         run(requests, tokens=RecordedTokens([]))
+
+
+def test_requests_that_go_back_in_time_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'b' arrives at 1.0 s.*sort the requests"):
+        run([make_request("a", 2.0), make_request("b", 1.0)])
+
+
+def test_timings_stream_out_as_requests_end() -> None:
+    requests = [make_request("a", 0.0, max_tokens=9), make_request("b", 0.2, max_tokens=2)]
+    ended: list[RequestTimings] = []
+    streamed = run(requests, on_finish=ended.append)
+    kept = run(requests)
+    assert [seen.request_id for seen in ended] == ["b", "a"]
+    assert (streamed.requests, kept.requests) == ((), tuple(reversed(ended)))
+
+
+class Cluster:
+    """One stepping replica, and what it reported."""
+
+    def __init__(self) -> None:
+        self.env = simpy.Environment()
+        self.first_tokens: list[tuple[str, int]] = []
+        self.ended: list[RequestTimings] = []
+        self.replica = ReplicaProcess(
+            self.env,
+            Replica(
+                CacheConfig(num_blocks=32, block_size=4),
+                SchedulerConfig(max_model_len=64, max_num_seqs=2),
+            ),
+            LinearCostModel(constant_s=STEP_S),
+            ScriptedTokens(),
+            on_first_token=lambda request_id, now: self.first_tokens.append((request_id, now)),
+            on_finish=self.on_finish,
+        )
+
+    def on_finish(self, timings: RequestTimings) -> None:
+        self.ended.append(timings)
+        if len(self.ended) < 3:  # a closed loop: the next request follows the answer
+            arrival_s = self.env.now / TICKS_PER_S
+            self.replica.submit(make_request(f"n{len(self.ended)}", arrival_s, max_tokens=2))
+
+
+def test_a_replica_reports_first_tokens_and_ends_and_takes_the_next_request_there() -> None:
+    cluster = Cluster()
+    assert cluster.replica.submit(make_request("a", 0.0, max_tokens=3))
+    cluster.env.run()
+    assert [(name, to_seconds(now)) for name, now in cluster.first_tokens] == [
+        ("a", 0.5),
+        ("n1", 2.0),
+        ("n2", 3.0),
+    ]
+    assert [(t.request_id, t.finish_s) for t in cluster.ended] == [
+        ("a", 1.5),
+        ("n1", 2.5),
+        ("n2", 3.5),
+    ]
+
+
+def test_a_replica_tells_its_load_and_what_it_leaves_when_it_fails() -> None:
+    cluster = Cluster()
+    for name in "abc":
+        cluster.replica.submit(make_request(name, 0.0, prompt=5, max_tokens=20))
+    assert cluster.replica.load() == ReplicaLoad(
+        num_outstanding=3,
+        num_waiting=3,
+        num_running=0,
+        num_queued_tokens=15,
+        num_free_blocks=31,
+        num_usable_blocks=31,
+    )
+    cluster.env.run(until=to_ticks(1.7))
+    load = cluster.replica.load()
+    assert (load.num_waiting, load.num_running, load.num_queued_tokens) == (1, 2, 5)
+    assert load.kv_use == pytest.approx(2 * 2 / 31)
+    left = cluster.replica.stop()
+    assert [request.request_id for request in left] == ["a", "b", "c"]
+    cluster.env.run()
+    assert cluster.ended == []
+    assert cluster.replica.times.result(cluster.replica.scheduler.counters()).num_steps == 3
 
 
 @pytest.mark.parametrize("time_s", [-1.0, float("nan"), float("inf")])
