@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pagetwin.conformance.numerics.attention import used_of_bound
 from pagetwin.engine.attention.tiles import MAX_CHUNK_ROWS, TILE
-from pagetwin.kernels.trial import Span, exact_attention, make_sequence
+from pagetwin.kernels.trial import Span, make_sequence
 
 Attend = Callable[..., Tensor]
 
@@ -40,12 +41,8 @@ def spans_of_one_model(draw: st.DrawFn, max_length: int = 2 * TILE + 40) -> list
 def assert_within_bound(
     out: Tensor, spans: list[Span], *, scale: float, sliding_window: int = 0, soft_cap: float = 0.0
 ) -> None:
-    exact = exact_attention(spans, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap)
-    bound = exact.error_bound(
-        accumulate=torch.float32, store=out.dtype, head_size=out.shape[-1], soft_cap=soft_cap
-    )
-    ratio = ((out - exact.out).abs() / bound).max()
-    assert ratio <= 1, f"error is {ratio} of its bound"
+    used = used_of_bound(out, spans, scale=scale, sliding_window=sliding_window, soft_cap=soft_cap)
+    assert used <= 1, f"error is {used} of its bound"
 
 
 @fixed

@@ -1,8 +1,7 @@
 """Logits on the GPU are as close to float64 as those of Hugging Face in the same dtype.
 
-The three-way rule: engine and Hugging Face are each compared with Hugging Face in float64, never
-with each other. Of the errors of all log-probabilities, half and 99 % quantile may be up to twice
-those of Hugging Face, the largest up to three times, above a floor of a few roundings.
+The three-way rule (conformance/numerics/three_way.py): engine and Hugging Face are each compared
+with Hugging Face in float64, never with each other.
 """
 
 from pathlib import Path
@@ -14,12 +13,12 @@ from torch import Tensor
 from transformers import LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config, Qwen3Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from pagetwin.conformance.numerics.three_way import compare
 from pagetwin.engine.llm import LLM
 from pagetwin.engine.models.store import resolve_model
 from pagetwin.engine.sampling_params import SamplingParams
 
 VOCAB_SIZE = 512
-RATIOS = {0.5: 2.0, 0.99: 2.0, 1.0: 3.0}
 LENGTHS = [1, 40, 300, 1500]
 
 SIZES: dict[str, Any] = {
@@ -80,13 +79,10 @@ def ours(folder: Path, dtype: str, prompts: list[list[int]], vocab_size: int) ->
 def assert_as_close(folder: Path, dtype: str, prompts: list[list[int]], vocab_size: int) -> None:
     exact = reference(folder, torch.float64, prompts)
     half = getattr(torch, dtype)
-    theirs = (reference(folder, half, prompts) - exact).abs().flatten()
-    error = (ours(folder, dtype, prompts, vocab_size) - exact).abs().flatten()
-    floor = 4 * torch.finfo(half).eps
-    for quantile, ratio in RATIOS.items():
-        place = int(quantile * (len(error) - 1))
-        mine, other = (float(e.kthvalue(place + 1).values) for e in (error, theirs))
-        assert mine <= ratio * other + floor, f"{quantile}: {mine} against {other}"
+    theirs = reference(folder, half, prompts) - exact
+    mine = ours(folder, dtype, prompts, vocab_size) - exact
+    rows = compare(mine.numpy(), theirs.numpy(), roundoff=torch.finfo(half).eps / 2)
+    assert all(row.is_within for row in rows), rows
 
 
 @pytest.mark.gpu

@@ -1,0 +1,1 @@
+"""How far a number may be off: rules for logits, greedy choices and attention outputs."""
