@@ -17,6 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from pagetwin.conformance.oracles.sampling import adjusted_logits
 from pagetwin.engine.logits import adjust, adjusts, truncate
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampler import SamplingRow
@@ -67,31 +68,6 @@ ADJUSTED_ROWS = st.builds(
 )
 
 
-def reference_adjust(logits: Array, row: SamplingRow) -> Array:
-    """One token after the other, straight from the documentation."""
-    params, request = row.request.sampling_params, row.request
-    text = [*request.prompt_token_ids, *row.output_token_ids]
-    result = logits.copy()
-    for token in range(VOCAB):
-        if params.allowed_token_ids is not None and token not in params.allowed_token_ids:
-            result[token] = -math.inf
-        for word in request.bad_words_token_ids:
-            if (*text, token)[-len(word) :] == word:
-                result[token] = -math.inf
-        ends = token in params.stop_token_ids
-        ends |= token in request.eos_token_ids and not params.ignore_eos
-        if ends and len(row.output_token_ids) < params.min_tokens:
-            result[token] = -math.inf
-        result[token] += (params.logit_bias or {}).get(token, 0.0)
-        if token in text:
-            penalty = params.repetition_penalty
-            result[token] *= 1 / penalty if result[token] > 0 else penalty
-        count = list(row.output_token_ids).count(token)
-        result[token] -= params.frequency_penalty * count
-        result[token] -= params.presence_penalty * (count > 0)
-    return result
-
-
 @given(st.lists(st.tuples(HALVES, ADJUSTED_ROWS), min_size=1, max_size=4))
 def test_processors_equal_the_reference_row_by_row(
     batch: list[tuple[list[float], SamplingRow]],
@@ -102,7 +78,7 @@ def test_processors_equal_the_reference_row_by_row(
     before = logits.clone()
     adjust(logits, rows)
     for i, (values, row) in enumerate(batch):
-        expected = reference_adjust(np.array(values), row)
+        expected = adjusted_logits(np.array(values), row.request, row.output_token_ids)
         np.testing.assert_allclose(logits[i].double().numpy(), expected, rtol=1e-5, atol=1e-5)
         if not adjusts(row):
             assert torch.equal(logits[i], before[i])

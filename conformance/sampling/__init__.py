@@ -1,0 +1,1 @@
+"""Judging samplers: what is known of each draw, and pure judges over many."""
