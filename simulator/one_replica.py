@@ -13,6 +13,7 @@ from pagetwin.engine.step import Executor
 from pagetwin.engine.trace import HeaderRecord, HistoryWriter
 from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.process import ReplicaProcess
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.replica_interface import SimulatedReplica
@@ -49,27 +50,30 @@ def simulate_replica(
     aborts: Mapping[str, float] | None = None,
     history: HistoryWriter | None = None,
     on_finish: Finished | None = None,
+    fast_forward: bool = False,
 ) -> SimulationResult:
-    """Runs the requests to their end on one replica, step by step.
+    """Runs the requests to their end on one replica.
 
     Requests are drawn when their time has come; they arrive at their `arrival_s`, which may not
     be negative or go back (ConfigError). `aborts` maps request ids to virtual seconds; at one
     instant an arrival comes before an abort, and both before the end of a step that began
     earlier. `tokens` is `ScriptedTokens` if not given. `history` gets the records, and stays
     open. With `on_finish`, timings go there as requests end, and are not kept.
+
+    With `fast_forward` the stretches in which requests only decode are jumped over
+    (`fast_forward.process`), where the tokens are scripted; nothing else differs.
     """
     env = simpy.Environment()
     if history is not None:
         history.write(HeaderRecord(cache=cache, scheduler=scheduler, engine="pagetwin.simulator"))
-    replica = ReplicaProcess(
-        env,
-        Replica(cache, scheduler),
-        cost_model,
-        tokens or ScriptedTokens(max_model_len=scheduler.max_model_len),
-        history,
-        on_finish=on_finish,
-    )
-    env.process(_feed(env, replica, occasions(requests, aborts or {})))
+    twin = Replica(cache, scheduler)
+    script = tokens or ScriptedTokens(max_model_len=scheduler.max_model_len)
+    replica: ReplicaProcess
+    if fast_forward and isinstance(script, ScriptedTokens):
+        replica = FastForwardProcess(env, twin, cost_model, script, history, on_finish=on_finish)
+    else:
+        replica = ReplicaProcess(env, twin, cost_model, script, history, on_finish=on_finish)
+    env.process(feed(env, replica, occasions(requests, aborts or {})))
     env.run()
     return replica.times.result(replica.scheduler.counters())
 
@@ -101,9 +105,10 @@ def _order(occasion: Occasion) -> tuple[int, bool]:
     return occasion.ticks, occasion.is_abort
 
 
-def _feed(
+def feed(
     env: simpy.Environment, replica: SimulatedReplica, due: Iterator[Occasion]
 ) -> Generator[simpy.Event, None, None]:
+    """A process that submits and aborts at their time."""
     for ticks, is_abort, subject in due:
         if ticks > env.now:
             yield At(env, ticks)

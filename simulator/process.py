@@ -61,9 +61,11 @@ class ReplicaProcess:
         self._tokens = tokens
         self._history = history
         self._num_usable_blocks = scheduler.counters().num_free_blocks
+        self._in_flight: deque[StepPlan] = deque()
+        self._duration = 0
         self._is_stopped = False
         self._wake = env.event()
-        env.process(self._run())
+        self._process = env.process(self._run())
 
     def submit(self, request: Request) -> bool:
         """Adds a request; False if it was refused, with the reason in `times.refused`."""
@@ -127,26 +129,32 @@ class ReplicaProcess:
             self._wake.succeed()
 
     def _run(self) -> Events:
-        in_flight: deque[StepPlan] = deque()
         while not self._is_stopped:
-            if not in_flight and not self._plan(in_flight):
+            if not self._begin_step(self._now):
                 self._wake = self._env.event()
                 yield self._wake
                 continue
-            # The oldest step starts now; a scheduler that steps asynchronously plans one more.
-            self._plan(in_flight)
-            plan = in_flight[0]
-            duration = self._cost_model.ticks(composition(plan))
-            yield self._env.timeout(duration)
+            yield self._env.timeout(self._duration)
             if not self._is_stopped:
-                self._close(in_flight.popleft(), duration)
+                self._end_step(self._now)
 
-    def _plan(self, in_flight: deque[StepPlan]) -> bool:
+    def _begin_step(self, now: int) -> bool:
+        """Starts the oldest planned step, which takes `_duration`; False if there is none.
+
+        A scheduler that steps asynchronously plans one more.
+        """
+        if not self._in_flight and not self._plan(now):
+            return False
+        self._plan(now)
+        self._duration = self._cost_model.ticks(composition(self._in_flight[0]))
+        return True
+
+    def _plan(self, now: int) -> bool:
         plan = self.scheduler.schedule()
         if plan is None:
             return False
-        in_flight.append(plan)
-        self.times.plan(plan, self._now)
+        self._in_flight.append(plan)
+        self.times.plan(plan, now)
         if self._history is not None:
             tables = {}
             if self._history.with_block_tables:
@@ -157,20 +165,19 @@ class ReplicaProcess:
                     plan=plan,
                     counters=self.scheduler.counters(),
                     block_tables=tables,
-                    time_s=to_seconds(self._now),
+                    time_s=to_seconds(now),
                 )
             )
         return True
 
-    def _close(self, plan: StepPlan, duration: int) -> None:
+    def _end_step(self, now: int) -> None:
+        plan = self._in_flight.popleft()
         result = self._tokens.execute(plan)
         update = self.scheduler.update(plan, result)
-        self.times.close(result, update, now=self._now, duration=duration)
+        self.times.close(result, update, now=now, duration=self._duration)
         if self._history is not None:
-            timings = StepTimings(execute_s=to_seconds(duration))
+            timings = StepTimings(execute_s=to_seconds(self._duration))
             timed = msgspec.structs.replace(result, timings=timings)
             counters = self.scheduler.counters()
-            self._history.write(
-                ResultRecord.of(timed, update, counters, time_s=to_seconds(self._now))
-            )
+            self._history.write(ResultRecord.of(timed, update, counters, time_s=to_seconds(now)))
         self.times.tell()

@@ -24,6 +24,20 @@ class Replica:
         self._state = State(cache, scheduler)
         self._num_plans = 0
 
+    @property
+    def state(self) -> State:
+        """The queues, pools and books, for those who advance or read them in bulk."""
+        return self._state
+
+    @property
+    def num_plans(self) -> int:
+        """Plans made so far, which is the number of the next one."""
+        return self._num_plans
+
+    def count_plans(self, count: int) -> None:
+        """Counts plans whose effect on `state` somebody else has brought about."""
+        self._num_plans += count
+
     def add_request(self, request: Request) -> None:
         """Queues a request; raises RequestError if P2.5 refuses it."""
         if self._state.has_id_in_use(request.request_id):

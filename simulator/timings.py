@@ -1,6 +1,6 @@
 """Decides what counts as a request's first schedule, first token and end, in virtual time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -179,6 +179,17 @@ class Timekeeper:
         for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished):
             if self._live[request_id].is_over:
                 self._end_request(self._live.pop(request_id), now)
+
+    def advance(
+        self, rows: Iterable[tuple[str, str]], num_steps: int, *, now: int, duration: int
+    ) -> None:
+        """Notes steps that took `duration` ticks in all and ended at `now`, each of which gave a
+        token, not its first, to each of `rows` (request id, sequence id)."""
+        self._num_steps += num_steps
+        self._busy += duration
+        self._end = now
+        for request_id, seq_id in rows:
+            self._live[request_id].outputs[seq_id] += num_steps
 
     def tell(self) -> None:
         """Calls `on_first_token` and `on_finish` for what was noted since the last time."""

@@ -48,6 +48,16 @@ class ScriptedTokens:
         self._requests: dict[str, Request] = {}
         self._samples: dict[str, dict[int, _Row]] = {}
 
+    def token(self, request: Request, sample_index: int, position: int) -> int:
+        """The token that the script gives there, whenever that comes."""
+        return self._script(request, sample_index, position)
+
+    def advance(self, request_id: str, sample_index: int, num_tokens: int) -> None:
+        """Counts tokens of a sequence that decoded without plans, one a step."""
+        row = self._samples[request_id][sample_index]
+        row.num_tokens += num_tokens
+        row.num_computed_tokens += num_tokens
+
     def execute(self, plan: StepPlan) -> StepResult:
         for request_id in plan.ended_requests:
             del self._requests[request_id], self._samples[request_id]

@@ -1,0 +1,1 @@
+"""Decides where virtual time may jump, and gives exactly what stepping gives."""

@@ -1,0 +1,111 @@
+"""Jumping gives exactly what stepping gives: timings, counters, and every record when asked."""
+
+from collections import Counter
+
+import simpy
+
+from pagetwin.conformance.timed_cases import TimedCase, make_case
+from pagetwin.engine.trace import HeaderRecord, HistoryWriter
+from pagetwin.simulator.fast_forward.process import FastForwardProcess
+from pagetwin.simulator.one_replica import feed, occasions, simulate_replica
+from pagetwin.simulator.replica import Replica
+from pagetwin.simulator.timings import SimulationResult
+
+NUM_SEEDS = 400
+
+
+def step_through(case: TimedCase, history: HistoryWriter | None = None) -> SimulationResult:
+    return simulate_replica(
+        case.requests,
+        cache=case.cache,
+        scheduler=case.scheduler,
+        cost_model=case.cost_model,
+        tokens=case.tokens(),
+        aborts=case.aborts,
+        history=history,
+    )
+
+
+def jump_through(
+    case: TimedCase, history: HistoryWriter | None = None
+) -> tuple[SimulationResult, FastForwardProcess]:
+    env = simpy.Environment()
+    replica = Replica(case.cache, case.scheduler)
+    process = FastForwardProcess(env, replica, case.cost_model, case.tokens(), history)
+    env.process(feed(env, process, occasions(case.requests, case.aborts)))
+    env.run()
+    replica.check_invariants()
+    return process.times.result(replica.counters()), process
+
+
+def features(case: TimedCase, result: SimulationResult) -> list[str]:
+    """What a run that jumped has seen."""
+    counters = result.counters
+    seen = {
+        "preemption": counters.preemptions_recompute > 0,
+        "swap": counters.preemptions_swap > 0,
+        "hits": counters.prefix_hit_tokens > 0,
+        "partial hits": counters.partial_hits > 0,
+        "evictions": counters.evictions > 0,
+        "copies": counters.cow_copies > 0,
+        "aborts": counters.aborts > 0,
+        "stops": any("stop" in t.finish_reasons for t in result.requests),
+        "samples": any(r.sampling_params.n > 1 for r in case.requests),
+        "beams": any(r.beam_search for r in case.requests),
+        "chunks": any(
+            r.num_prompt_tokens > case.scheduler.max_num_batched_tokens for r in case.requests
+        ),
+        "asynchronous": case.scheduler.async_scheduling,
+        "priority": case.scheduler.policy == "priority",
+        "window": case.cache.sliding_window > 0,
+        "lookahead": case.scheduler.num_lookahead_slots > 0,
+    }
+    return [name for name, is_there in seen.items() if is_there]
+
+
+def test_random_runs_give_the_same_records_and_timings() -> None:
+    jumped: Counter[str] = Counter()
+    for seed in range(NUM_SEEDS):
+        case = make_case(seed)
+        stepped_history = HistoryWriter(with_block_tables=True)
+        history = HistoryWriter(with_block_tables=True)
+        history.write(
+            HeaderRecord(cache=case.cache, scheduler=case.scheduler, engine="pagetwin.simulator")
+        )
+        stepped = step_through(case, stepped_history)
+        result, process = jump_through(case, history)
+        for record, expected in zip(history.records, stepped_history.records, strict=False):
+            assert record == expected, f"seed {seed}"
+        assert len(history.records) == len(stepped_history.records), f"seed {seed}"
+        assert result == stepped, f"seed {seed}"
+        alone, quiet = jump_through(case)
+        assert alone == stepped, f"seed {seed}, without a history"
+        assert quiet.num_steps_jumped == process.num_steps_jumped
+        if process.num_steps_jumped > 0:
+            jumped.update(features(case, stepped))
+            jumped["runs"] += 1
+        jumped["steps"] += stepped.num_steps
+        jumped["steps jumped"] += process.num_steps_jumped
+    assert jumped["steps jumped"] > 0.4 * jumped["steps"]
+    assert jumped["runs"] > 0.8 * NUM_SEEDS
+    rare = [name for name in ALL_FEATURES if jumped[name] < 10]
+    assert not rare, f"too few runs that jumped saw {rare}: {jumped}"
+
+
+ALL_FEATURES = (
+    "preemption",
+    "swap",
+    "hits",
+    "partial hits",
+    "evictions",
+    "copies",
+    "aborts",
+    "stops",
+    "samples",
+    "beams",
+    "chunks",
+    "asynchronous",
+    "priority",
+    "window",
+    "lookahead",
+)
