@@ -96,7 +96,7 @@ class Ledger:
         return None
 
     def broken(self, message: str, **witness: object) -> HistoryBroken:
-        return HistoryBroken(violation("HI1", self.step, message, **witness))
+        return HistoryBroken(violation("history.readable", self.step, message, **witness))
 
     def _submit(self, request: Request) -> None:
         seq_id = sequence_id(request.request_id, 0)
@@ -316,7 +316,7 @@ class Ledger:
     def _live(self, seq_id: str) -> LedgerSequence:
         sequence = self.sequences.get(seq_id)
         if sequence is None:
-            property_id = "SC7" if seq_id in self.ended else "HI1"
+            property_id = "life.no-work-after-end" if seq_id in self.ended else "history.readable"
             message = "a record names a sequence that does not live"
             raise HistoryBroken(violation(property_id, self.step, message, seq_id=seq_id))
         return sequence

@@ -12,7 +12,8 @@ from pagetwin.engine.trace import Record, ResultRecord
 
 
 def check(records: Sequence[Record]) -> list[Violation]:
-    """Judges CW1, CW3 and CW4, and by what is read also PC1 and PR5."""
+    """Judges cow.isolation, cow.copies and cow.fork-once, and by what is read also
+    cache.hit-implies-equal and swap.round-trip."""
     return judge(records, _start)
 
 
@@ -40,9 +41,9 @@ class _Reads:
     def planned(self, facts: PlanFacts) -> None:
         for entry in facts.entries:
             if entry.came_from == "swapped":
-                self._reason[facts.plan.step, entry.sequence.seq_id] = "PR5"
+                self._reason[facts.plan.step, entry.sequence.seq_id] = "swap.round-trip"
             elif entry.cached_tokens:
-                self._reason[facts.plan.step, entry.sequence.seq_id] = "PC1"
+                self._reason[facts.plan.step, entry.sequence.seq_id] = "cache.hit-implies-equal"
 
     def executed(self, facts: ResultFacts, ledger: Ledger) -> Iterator[Violation]:
         if self._shadow is None:
@@ -54,7 +55,7 @@ class _Reads:
             yield from _null_reads(row, ledger)
             position = self._shadow.wrong_position(row)
             if position is not None:
-                reason = self._reason.get((facts.plan.step, row.sequence.seq_id), "CW1")
+                reason = self._reason.get((facts.plan.step, row.sequence.seq_id), "cow.isolation")
                 yield violation(
                     reason,
                     facts.plan.step,
@@ -73,7 +74,7 @@ def _null_reads(row: Row, ledger: Ledger) -> Iterator[Violation]:
     missing = [index for index, block in enumerate(row.table) if not block and index >= reach]
     if missing:
         yield violation(
-            "CW1",
+            "cow.isolation",
             ledger.step,
             "a sequence reads the null block",
             seq_id=row.sequence.seq_id,
@@ -89,7 +90,7 @@ def _copies(facts: PlanFacts) -> Iterator[Violation]:
             expected.append((one.old, one.new))
             if not one.was_shared:
                 yield violation(
-                    "CW1",
+                    "cow.isolation",
                     plan.step,
                     "a block was copied though its sequence was the only holder",
                     seq_id=entry.sequence.seq_id,
@@ -101,7 +102,7 @@ def _copies(facts: PlanFacts) -> Iterator[Violation]:
             expected.append((change.source, change.table[len(change.hits)]))
     if expected != [(copy.source, copy.destination) for copy in plan.copies]:
         yield violation(
-            "CW3",
+            "cow.copies",
             plan.step,
             "the copies are not those of the replaced entries and partial hits",
             copies=plan.copies,
@@ -110,7 +111,7 @@ def _copies(facts: PlanFacts) -> Iterator[Violation]:
     destinations = [copy.destination for copy in plan.copies]
     sources = {copy.source for copy in plan.copies}
     if len(set(destinations)) != len(destinations) or sources & set(destinations):
-        yield violation("CW3", plan.step, "copies overwrite one another", copies=plan.copies)
+        yield violation("cow.copies", plan.step, "copies overwrite one another", copies=plan.copies)
 
 
 def _forks(record: ResultRecord, facts: ResultFacts) -> Iterator[Violation]:
@@ -130,5 +131,9 @@ def _forks(record: ResultRecord, facts: ResultFacts) -> Iterator[Violation]:
     extra = [pair for pair in record.forked if pair not in expected]
     if refork or extra:
         yield violation(
-            "CW4", record.step, "a group did not fork as it should", missing=refork, extra=extra
+            "cow.fork-once",
+            record.step,
+            "a group did not fork as it should",
+            missing=refork,
+            extra=extra,
         )

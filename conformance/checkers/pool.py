@@ -10,7 +10,7 @@ from pagetwin.engine.trace import HeaderRecord, PlanRecord, Record, RefuseRecord
 
 
 def check(records: Sequence[Record]) -> list[Violation]:
-    """Judges BP1, BP4, BP7, BP8, BP12, BP13 and BP14."""
+    """Judges the properties kv.*."""
     return judge(records, lambda: _check_record)
 
 
@@ -30,7 +30,7 @@ def _conservation(record: Record, ledger: Ledger) -> Iterator[Violation]:
         return
     counters = record.counters
     idle = not ledger.sequences and not ledger.steps_in_flight
-    property_id = "BP8" if idle else "BP1"
+    property_id = "kv.no-leak" if idle else "kv.conservation"
     for name in ("num_free_blocks", "num_free_host_blocks"):
         expected, counted = getattr(ledger.holdings, name), getattr(counters, name)
         if expected != counted:
@@ -43,13 +43,15 @@ def _conservation(record: Record, ledger: Ledger) -> Iterator[Violation]:
             )
     leaked = [block for block, count in ledger.holdings.device.items() if count > 0]
     if idle and leaked:
-        yield violation("BP8", ledger.step, "blocks are held by nobody", blocks=sorted(leaked))
+        yield violation(
+            "kv.no-leak", ledger.step, "blocks are held by nobody", blocks=sorted(leaked)
+        )
 
 
 def _issued_blocks(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
     if entry.change.occupied:
         yield violation(
-            "BP4",
+            "kv.takes-free",
             ledger.step,
             "a block was issued that something holds",
             seq_id=entry.sequence.seq_id,
@@ -67,7 +69,9 @@ def _null_block(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
     host = [copy.destination for copy in plan.swap_outs] + [c.source for c in plan.swap_ins]
     wrong = [b for b in device if not 0 < b < size] + [b for b in host if not 0 <= b < host_size]
     if wrong:
-        yield violation("BP7", plan.step, "a block id is null or out of range", blocks=wrong)
+        yield violation(
+            "kv.null-block", plan.step, "a block id is null or out of range", blocks=wrong
+        )
 
 
 def _table(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
@@ -78,7 +82,7 @@ def _table(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
     needed = -(-(entry.end + ledger.scheduler.num_lookahead_slots) // size)
     if len(table) != needed:
         yield violation(
-            "BP13",
+            "kv.table-covers",
             ledger.step,
             "a table has not the blocks that its tokens need",
             seq_id=one.seq_id,
@@ -89,11 +93,15 @@ def _table(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
         block = table[index]
         if block == 0:
             yield violation(
-                "BP7", ledger.step, "the null block is written", seq_id=one.seq_id, index=index
+                "kv.null-block",
+                ledger.step,
+                "the null block is written",
+                seq_id=one.seq_id,
+                index=index,
             )
         elif ledger.holdings.device[block] != 1:
             yield violation(
-                "BP12",
+                "kv.exclusive-write",
                 ledger.step,
                 "a block that is written has not one holder",
                 seq_id=one.seq_id,
@@ -108,7 +116,7 @@ def _recorded_tables(record: PlanRecord, ledger: Ledger) -> Iterator[Violation]:
         rebuilt = tuple(sequence.table) if sequence is not None else None
         if rebuilt != tuple(recorded):
             yield violation(
-                "BP14",
+                "kv.tables-recorded",
                 ledger.step,
                 "a recorded table is not the one that the plans made",
                 seq_id=seq_id,
@@ -119,7 +127,7 @@ def _recorded_tables(record: PlanRecord, ledger: Ledger) -> Iterator[Violation]:
         sequence = ledger.sequences.get(intro.seq_id)
         if sequence is None or tuple(sequence.table) != intro.block_ids:
             yield violation(
-                "BP14",
+                "kv.tables-recorded",
                 ledger.step,
                 "an introduced table is not the one that the plans made",
                 seq_id=intro.seq_id,

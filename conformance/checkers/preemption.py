@@ -11,8 +11,8 @@ from pagetwin.engine.trace import Record
 
 
 def check(records: Sequence[Record]) -> list[Violation]:
-    """Judges PR2, PR3, PR5 (which blocks move; what they hold: checkers/copy_on_write.py), PR7
-    and PR8."""
+    """Judges preempt.clean, preempt.resume-complete, preempt.victim, preempt.justified and
+    swap.round-trip (which blocks move; what they hold: checkers/copy_on_write.py)."""
     return judge(records, lambda: _check_record)
 
 
@@ -33,7 +33,7 @@ def _victims(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
         seq_id = victim.sequence.seq_id
         if victim.state_before != "running" or seq_id in scheduled:
             yield violation(
-                "PR2",
+                "preempt.clean",
                 ledger.step,
                 "a preempted sequence did not run, or is in this step",
                 seq_id=seq_id,
@@ -41,32 +41,37 @@ def _victims(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
             )
         if victim.has_row and seq_id not in facts.plan.dropped:
             yield violation(
-                "PR2", ledger.step, "a preempted sequence's row is not dropped", seq_id=seq_id
+                "preempt.clean",
+                ledger.step,
+                "a preempted sequence's row is not dropped",
+                seq_id=seq_id,
             )
         known_order = ledger.scheduler.policy in ("fcfs", "priority")
         if known_order and victim.due != seq_id:
             yield violation(
-                "PR7",
+                "preempt.victim",
                 ledger.step,
                 "the victim is not the one that the order names",
                 seq_id=seq_id,
                 due=victim.due,
             )
         if victim.mode == "swap" and victim.sequence.request.beam_search is not None:
-            yield violation("PR5", ledger.step, "a beam was swapped out", seq_id=seq_id)
+            yield violation("swap.round-trip", ledger.step, "a beam was swapped out", seq_id=seq_id)
 
 
 def _when(facts: PlanFacts) -> Iterator[Violation]:
     if facts.victims and facts.in_flight:
         yield violation(
-            "PR8",
+            "preempt.justified",
             facts.plan.step,
             "a sequence was preempted while a step was in flight",
             in_flight=facts.in_flight,
         )
     admitted = [e.scheduled.seq_id for e in facts.entries if e.came_from != "running"]
     if facts.victims and admitted:
-        yield violation("PR8", facts.plan.step, "a step preempts and admits", admitted=admitted)
+        yield violation(
+            "preempt.justified", facts.plan.step, "a step preempts and admits", admitted=admitted
+        )
 
 
 def _swaps(facts: PlanFacts) -> Iterator[Violation]:
@@ -82,7 +87,7 @@ def _swaps(facts: PlanFacts) -> Iterator[Violation]:
         targets = [copy.destination for copy in planned]
         if expected != planned or len(set(targets)) != len(targets):
             yield violation(
-                "PR5",
+                "swap.round-trip",
                 plan.step,
                 f"{name} are not those of the sequences' tables",
                 planned=planned,
@@ -95,7 +100,7 @@ def _return(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
     known = tuple(sequence.tokens)
     if entry.introduced_tokens != known:
         yield violation(
-            "PR3",
+            "preempt.resume-complete",
             ledger.step,
             "a sequence is introduced with other tokens than it has",
             seq_id=sequence.seq_id,
@@ -104,7 +109,7 @@ def _return(entry: Entry, ledger: Ledger) -> Iterator[Violation]:
         )
     if entry.scheduled.num_computed_tokens != entry.computed_before:
         yield violation(
-            "PR3",
+            "preempt.resume-complete",
             ledger.step,
             "a sequence does not go on where its blocks end",
             seq_id=sequence.seq_id,

@@ -11,8 +11,9 @@ from pagetwin.engine.trace import HeaderRecord, Record, RefuseRecord, ResetRecor
 
 
 def check(records: Sequence[Record]) -> list[Violation]:
-    """Judges PC3, PC4, PC5, PC7 and PC8. (PC1, what a hit's blocks hold, is judged by reading
-    them: see checkers/copy_on_write.py.)"""
+    """Judges cache.equal-implies-hit, cache.partial-hit, cache.accounting,
+    cache.last-token-recompute and cache.reset. (cache.hit-implies-equal, what a hit's blocks
+    hold, is judged by reading them: checkers/copy_on_write.py.)"""
     return judge(records, _start)
 
 
@@ -29,7 +30,7 @@ def _start() -> CheckRecord:
                     yield from _hit(entry, cache, ledger)
                 elif entry.cached_tokens:
                     yield violation(
-                        "PC3",
+                        "cache.equal-implies-hit",
                         ledger.step,
                         "a hit outside an admission",
                         seq_id=entry.sequence.seq_id,
@@ -57,7 +58,7 @@ def _hit(entry: Entry, cache: CacheShadow, ledger: Ledger) -> Iterator[Violation
     partial = entry.cached_tokens % size
     if change.hits != possible.blocks:
         yield violation(
-            "PC3",
+            "cache.equal-implies-hit",
             ledger.step,
             "a hit is not the longest cached run",
             seq_id=entry.sequence.seq_id,
@@ -69,7 +70,7 @@ def _hit(entry: Entry, cache: CacheShadow, ledger: Ledger) -> Iterator[Violation
         or (change.source, partial) != (possible.source, possible.num_partial)
     ):
         yield violation(
-            "PC4",
+            "cache.partial-hit",
             ledger.step,
             "a partial hit is not the one that the cached blocks give",
             seq_id=entry.sequence.seq_id,
@@ -78,7 +79,7 @@ def _hit(entry: Entry, cache: CacheShadow, ledger: Ledger) -> Iterator[Violation
         )
     if entry.cached_tokens >= len(tokens) or entry.scheduled.num_scheduled_tokens < 1:
         yield violation(
-            "PC7",
+            "cache.last-token-recompute",
             ledger.step,
             "an admission computes nothing",
             seq_id=entry.sequence.seq_id,
@@ -91,7 +92,7 @@ def _reset(record: ResetRecord, cache: CacheShadow, ledger: Ledger) -> Iterator[
     held = ledger.holdings.num_free_blocks < ledger.cache.num_blocks - 1
     if record.done == held:
         yield violation(
-            "PC8",
+            "cache.reset",
             ledger.step,
             "a reset did not tell the truth about held blocks",
             done=record.done,
@@ -114,7 +115,7 @@ def _books(record: Record, cache: CacheShadow, ledger: Ledger) -> Iterator[Viola
         counted = getattr(record.counters, name)
         if counted != value:
             yield violation(
-                "PC5",
+                "cache.accounting",
                 ledger.step,
                 f"{name} is not what the steps made",
                 counted=counted,

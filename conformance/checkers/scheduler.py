@@ -11,7 +11,8 @@ from pagetwin.engine.trace import HeaderRecord, Record, RefuseRecord, ResultReco
 
 
 def check(records: Sequence[Record]) -> list[Violation]:
-    """Judges SC1 to SC6, SC8, SC9 and SC11; SC7 shows as a history that cannot be followed."""
+    """Judges the properties sched.* and life.stops; life.no-work-after-end shows as a history
+    that cannot be followed."""
     return judge(records, lambda: _check_record)
 
 
@@ -31,12 +32,17 @@ def _budget(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
     tokens = facts.plan.num_scheduled_tokens
     weight = sum(sequence.weight for sequence in ledger.in_state("running"))
     if tokens > limits.max_num_batched_tokens or weight > limits.max_num_seqs:
-        yield violation("SC1", step, "a step is too large", tokens=tokens, sequences=weight)
+        yield violation(
+            "sched.budget", step, "a step is too large", tokens=tokens, sequences=weight
+        )
     if not facts.entries and not facts.victims:
-        yield violation("SC6", step, "a plan neither schedules nor preempts")
+        yield violation("sched.progress", step, "a plan neither schedules nor preempts")
     if len(facts.in_flight) > limits.async_scheduling:
         yield violation(
-            "SC8", step, "a plan was made with too many in flight", in_flight=facts.in_flight
+            "sched.one-in-flight",
+            step,
+            "a plan was made with too many in flight",
+            in_flight=facts.in_flight,
         )
 
 
@@ -49,7 +55,7 @@ def _shares(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
         allowed = _share(entry, budget, ledger)
         if share != allowed:
             yield violation(
-                "SC1",
+                "sched.budget",
                 ledger.step,
                 "a sequence's share is not what the budget rules give it",
                 seq_id=one.seq_id,
@@ -58,7 +64,7 @@ def _shares(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
             )
         if start != entry.computed_before or start + share > ledger.scheduler.max_model_len:
             yield violation(
-                "SC3",
+                "sched.contiguous",
                 ledger.step,
                 "a sequence's range does not start where it stopped, or is too long",
                 seq_id=one.seq_id,
@@ -68,7 +74,7 @@ def _shares(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
             )
         if one.samples != (start + share == entry.num_known):
             yield violation(
-                "SC4",
+                "sched.samples-at-end",
                 ledger.step,
                 "sampling and reaching the last token do not go together",
                 seq_id=one.seq_id,
@@ -100,10 +106,12 @@ def _order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
     expected = [seq_id for seq_id in ledger.running if seq_id in ran]
     known_order = ledger.scheduler.policy in ("fcfs", "priority")
     if len(set(seq_ids)) != len(seq_ids) or ranks != sorted(ranks):
-        yield violation("SC9", ledger.step, "a plan is out of order", scheduled=seq_ids)
+        yield violation(
+            "sched.once-per-step", ledger.step, "a plan is out of order", scheduled=seq_ids
+        )
     elif known_order and ran != expected:
         yield violation(
-            "SC9",
+            "sched.once-per-step",
             ledger.step,
             "running sequences are out of order",
             scheduled=ran,
@@ -111,7 +119,12 @@ def _order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
         )
     introduced = [intro.seq_id for intro in facts.plan.introduced]
     if introduced != [seq_id for seq_id in seq_ids if seq_id in introduced]:
-        yield violation("SC9", ledger.step, "introductions are out of order", introduced=introduced)
+        yield violation(
+            "sched.once-per-step",
+            ledger.step,
+            "introductions are out of order",
+            introduced=introduced,
+        )
 
 
 def _admission_order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
@@ -120,7 +133,7 @@ def _admission_order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
     swapped = ledger.in_state("swapped")
     if admitted and swapped:
         yield violation(
-            "SC11",
+            "sched.order",
             ledger.step,
             "a waiting sequence overtook a swapped-out one",
             admitted=[sequence.seq_id for sequence in admitted],
@@ -146,7 +159,7 @@ def _admission_order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
         return
     if overtaken:
         yield violation(
-            "SC11", ledger.step, "an admission overtook an earlier one", pairs=overtaken
+            "sched.order", ledger.step, "an admission overtook an earlier one", pairs=overtaken
         )
 
 
@@ -154,7 +167,7 @@ def _tokens_and_ends(
     record: ResultRecord, facts: ResultFacts, ledger: Ledger
 ) -> Iterator[Violation]:
     if any(step < record.step for step in ledger.steps_in_flight):
-        yield violation("SC8", record.step, "a result overtook an earlier step's")
+        yield violation("sched.one-in-flight", record.step, "a result overtook an earlier step's")
     expected: list[FinishedSequence] = []
     for row in facts.rows:
         request = row.sequence.request
@@ -166,7 +179,9 @@ def _tokens_and_ends(
                 expected.append(FinishedSequence(seq_id, "error", record.failed[seq_id]))
                 continue
             if seq_id not in record.sampled:
-                yield violation("SC4", record.step, "a due token is missing", seq_id=seq_id)
+                yield violation(
+                    "sched.samples-at-end", record.step, "a due token is missing", seq_id=seq_id
+                )
                 continue
             end = expected_end(seq_id, record.stop_strings.get(seq_id), ledger)
             if end is not None:
@@ -175,7 +190,7 @@ def _tokens_and_ends(
     ended = [one for one in record.finished if _request_id(one.seq_id) not in beams]
     if ended != expected:
         yield violation(
-            "SC5",
+            "life.stops",
             record.step,
             "the sequences that ended are not those at a stop condition",
             finished=ended,
@@ -203,7 +218,7 @@ def _beam_ends(record: ResultRecord, facts: ResultFacts, ledger: Ledger) -> Iter
     for request_id in searches:
         if (request_id in reasons) == bool(ledger.samples_of(request_id)) or wrong:
             yield violation(
-                "SC5",
+                "life.stops",
                 record.step,
                 "a beam search ended without cause or otherwise, or goes on after its end",
                 request_id=request_id,
@@ -260,7 +275,7 @@ def _books(record: Record, ledger: Ledger) -> Iterator[Violation]:
         counted = getattr(record.counters, name)
         if counted != value:
             yield violation(
-                "SC2",
+                "sched.counters",
                 ledger.step,
                 f"{name} is not what the events make",
                 counted=counted,

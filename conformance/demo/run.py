@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from pagetwin.conformance.checkers.all import check_all
+from pagetwin.conformance.checkers.all import JUDGED, check_all
 from pagetwin.conformance.comparison import LockstepReport
 from pagetwin.conformance.demo.account import (
     full_block_hits,
@@ -35,7 +35,7 @@ from pagetwin.conformance.demo.workload import (
 from pagetwin.conformance.environment import machine, versions
 from pagetwin.conformance.history import steps as steps_of
 from pagetwin.conformance.lockstep import replay_history
-from pagetwin.conformance.properties import CATALOGUE, Violation
+from pagetwin.conformance.properties import Violation
 from pagetwin.engine.config import EngineConfig, ModelConfig
 from pagetwin.engine.factory import resolve_device
 from pagetwin.engine.llm_engine import LLMEngine
@@ -193,7 +193,7 @@ def _summary(
         block_table_differences=lockstep.block_table_differences,
         counters_compared=lockstep.counters_compared,
         counter_differences=twin.counter_differences,
-        invariants_checked=len(CATALOGUE),
+        invariants_checked=len(JUDGED),
         invariant_violations=len(judgement.violations),
         tokens_compared=parity.tokens_compared,
         token_mismatches=parity.mismatches,

@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pagetwin.conformance.checkers.all import check_all
-from pagetwin.conformance.properties import CATALOGUE
+from pagetwin.conformance.checkers.all import JUDGED, check_all
 from pagetwin.conformance.scenario import load_scenario
 from pagetwin.conformance.twins import judge_scenario
 from pagetwin.engine.step import BlockCopy, StepPlan
@@ -253,48 +252,57 @@ def lose_a_block_at_the_end(history: History) -> Iterator[History]:
 
 
 CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
-    "a copy is lost": ("CW3", each_plan(lambda plan: replace(plan, copies=plan.copies[1:]))),
-    "a lost copy is read": ("CW1", each_plan(lambda plan: replace(plan, copies=()))),
-    "shared blocks are written": ("BP12", each_plan(write_shared_blocks)),
-    "a held block is issued": ("BP4", issue_a_held_block),
+    "a copy is lost": ("cow.copies", each_plan(lambda plan: replace(plan, copies=plan.copies[1:]))),
+    "a lost copy is read": ("cow.isolation", each_plan(lambda plan: replace(plan, copies=()))),
+    "shared blocks are written": ("kv.exclusive-write", each_plan(write_shared_blocks)),
+    "a held block is issued": ("kv.takes-free", issue_a_held_block),
     "the null block is issued": (
-        "BP7",
+        "kv.null-block",
         each_entry(new_block_ids=lambda blocks: (0,) * len(blocks)),
     ),
-    "a block is not issued": ("BP13", each_entry(new_block_ids=lambda blocks: blocks[1:])),
+    "a block is not issued": (
+        "kv.table-covers",
+        each_entry(new_block_ids=lambda blocks: blocks[1:]),
+    ),
     "two table entries are exchanged": (
-        "BP14",
+        "kv.tables-recorded",
         each_introduction(lambda i: replace(i, block_ids=reversed_pair(i.block_ids))),
     ),
-    "a free block is missing from the books": ("BP1", with_counters(num_free_blocks=-1)),
-    "a block is lost at the end": ("BP8", lose_a_block_at_the_end),
+    "a free block is missing from the books": (
+        "kv.conservation",
+        with_counters(num_free_blocks=-1),
+    ),
+    "a block is lost at the end": ("kv.no-leak", lose_a_block_at_the_end),
     "a group forgets to fork": (
-        "CW4",
+        "cow.fork-once",
         each(ResultRecord, lambda r: replace(r, forked=r.forked[1:])),
     ),
-    "a secret is shared": ("PC1", salt_the_hitting_request),
+    "a secret is shared": ("cache.hit-implies-equal", salt_the_hitting_request),
     "a hit is shorter than it could be": (
-        "PC3",
+        "cache.equal-implies-hit",
         each_introduction(lambda i: replace(i, num_cached_tokens=0)),
     ),
-    "a partial hit copies another block": ("PC4", each_plan(other_source)),
-    "a cached block is forgotten": ("PC5", with_counters(num_cached_blocks=-1)),
-    "a prompt is cached to its end": ("PC7", each_introduction(cached_to_the_end)),
-    "a reset lies": ("PC8", each(ResetRecord, lambda r: replace(r, done=not r.done))),
+    "a partial hit copies another block": ("cache.partial-hit", each_plan(other_source)),
+    "a cached block is forgotten": ("cache.accounting", with_counters(num_cached_blocks=-1)),
+    "a prompt is cached to its end": (
+        "cache.last-token-recompute",
+        each_introduction(cached_to_the_end),
+    ),
+    "a reset lies": ("cache.reset", each(ResetRecord, lambda r: replace(r, done=not r.done))),
     "a victim's row is kept": (
-        "PR2",
+        "preempt.clean",
         each_plan(lambda p: replace(p, dropped=()) if p.preempted else None),
     ),
     "a returning sequence lost its last token": (
-        "PR3",
+        "preempt.resume-complete",
         each_introduction(lambda i: replace(i, token_ids=i.token_ids[:-1])),
     ),
     "a block is not swapped out": (
-        "PR5",
+        "swap.round-trip",
         each_plan(lambda plan: replace(plan, swap_outs=plan.swap_outs[:-1])),
     ),
     "blocks are swapped in crosswise": (
-        "PR5",
+        "swap.round-trip",
         each_plan(
             lambda plan: replace(
                 plan,
@@ -310,16 +318,19 @@ CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
         ),
     ),
     "the wrong one is preempted": (
-        "PR7",
+        "preempt.victim",
         each_plan(lambda plan: replace(plan, preempted=plan.preempted[::-1])),
     ),
-    "a step preempts while another is in flight": ("PR8", preempt_before_the_result),
-    "a step is above the budget": ("SC1", budget_below_the_largest_step),
-    "a running sequence is not counted": ("SC2", with_counters(num_running=1)),
-    "a position is left out": ("SC3", each_entry(num_computed_tokens=lambda c: c + 1)),
-    "a token is not asked for": ("SC4", each_entry(samples=lambda samples: not samples)),
+    "a step preempts while another is in flight": ("preempt.justified", preempt_before_the_result),
+    "a step is above the budget": ("sched.budget", budget_below_the_largest_step),
+    "a running sequence is not counted": ("sched.counters", with_counters(num_running=1)),
+    "a position is left out": ("sched.contiguous", each_entry(num_computed_tokens=lambda c: c + 1)),
+    "a token is not asked for": (
+        "sched.samples-at-end",
+        each_entry(samples=lambda samples: not samples),
+    ),
     "sampled tokens are missing": (
-        "SC4",
+        "sched.samples-at-end",
         each(
             ResultRecord,
             lambda r: (
@@ -328,30 +339,30 @@ CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
         ),
     ),
     "a sequence ends for another reason": (
-        "SC5",
+        "life.stops",
         each(
             ResultRecord,
             lambda r: replace(r, finished=tuple(replace(f, reason="error") for f in r.finished)),
         ),
     ),
     "a plan is empty": (
-        "SC6",
+        "sched.progress",
         each_plan(
             lambda p: None if p.preempted else replace(p, scheduled=(), introduced=(), copies=())
         ),
     ),
-    "an aborted sequence is scheduled": ("SC7", schedule_the_aborted_again),
+    "an aborted sequence is scheduled": ("life.no-work-after-end", schedule_the_aborted_again),
     "a step overtakes in a synchronous run": (
-        "SC8",
+        "sched.one-in-flight",
         with_limits(async_scheduling=lambda header: False),
     ),
     "a plan is out of order": (
-        "SC9",
+        "sched.once-per-step",
         each_plan(lambda plan: replace(plan, scheduled=plan.scheduled[::-1])),
     ),
-    "a late request goes first": ("SC11", arrive_last),
+    "a late request goes first": ("sched.order", arrive_last),
     "an abort misses a live request": (
-        "HI1",
+        "history.readable",
         each(AbortRecord, lambda r: replace(r, found=not r.found)),
     ),
 }
@@ -380,4 +391,4 @@ def test_a_corrupted_history_is_noticed_wherever_it_is_corrupted(
 
 
 def test_every_property_of_the_catalogue_has_a_corruption_that_breaks_it() -> None:
-    assert {property_id for property_id, _ in CORRUPTIONS.values()} == set(CATALOGUE)
+    assert {property_id for property_id, _ in CORRUPTIONS.values()} == set(JUDGED)

@@ -57,7 +57,7 @@ def test_a_broken_invariant_is_shown_with_its_statement(make_run: Callable[..., 
     records = with_one_plan_changed(list(make_run(20, 0).records), "block table")
     differences = violation_differences(check_all(records))
     assert differences
-    assert differences[0].what.startswith("Invariant BP")
+    assert differences[0].what.startswith("Invariant kv.")
     assert differences[0].other_side == "invariant"
 
 

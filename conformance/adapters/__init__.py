@@ -1,0 +1,1 @@
+"""Adapters: one small class for each kind of engine, behind one protocol."""

@@ -1,0 +1,1 @@
+"""The catalogue's rows, by area; pagetwin.conformance.properties puts them together."""

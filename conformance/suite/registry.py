@@ -1,0 +1,13 @@
+"""Every experiment, in the order in which they run. A new one is a line here."""
+
+from collections.abc import Callable
+
+from pagetwin.conformance.suite.experiment import Experiment
+
+EXPERIMENTS: tuple[Callable[[], Experiment], ...] = ()
+"""Cheap and exact ones first: what they find explains what the others would."""
+
+
+def experiments() -> list[Experiment]:
+    """A fresh instance of each, in order."""
+    return [make() for make in EXPERIMENTS]
