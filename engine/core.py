@@ -23,6 +23,7 @@ from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
     HistoryWriter,
+    Origin,
     PlanRecord,
     RefuseRecord,
     ResetRecord,
@@ -74,15 +75,7 @@ class EngineCore:
         self._clock = clock
         self._in_flight: deque[tuple[StepPlan, PendingStep]] = deque()
         if history is not None:
-            model = config.model.model if config.model else None
-            history.write(
-                HeaderRecord(
-                    cache=config.cache,
-                    scheduler=config.scheduler,
-                    model=model,
-                    device=config.device,
-                )
-            )
+            history.write(_header(config, history.origin))
 
     def add_request(self, request: Request) -> None:
         """Submits a request; RequestError, and nothing changed, if it is refused."""
@@ -179,3 +172,20 @@ class EngineCore:
                 time_s=self._clock(),
             )
         )
+
+
+def _header(config: EngineConfig, origin: Origin) -> HeaderRecord:
+    return HeaderRecord(
+        cache=config.cache,
+        scheduler=config.scheduler,
+        versions=origin.versions,
+        model=config.model.model if config.model else None,
+        device=origin.device or config.device,
+        dtype=origin.dtype,
+        model_config=origin.model_config,
+        knobs={
+            "attention_backend": config.attention_backend,
+            "enforce_eager": str(config.enforce_eager).lower(),
+            "batch_invariant": str(config.batch_invariant).lower(),
+        },
+    )

@@ -8,7 +8,7 @@ engine: checkers and the twin work from the file alone.
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -28,6 +28,19 @@ from pagetwin.engine.step import (
 SCHEMA = "pagetwin.history/1"
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What whoever records a history knows of where its times come from."""
+
+    versions: dict[str, str] = {}
+    """Of packages; `sources`: a digest of the engine's code."""
+    device: str | None = None
+    """The GPU's name, or cpu."""
+    dtype: str = ""
+    """Of weights and activations."""
+    model_config: dict[str, Any] = {}
+    """The model's config.json."""
+
+
 class HeaderRecord(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     """First line: what was run."""
 
@@ -38,6 +51,10 @@ class HeaderRecord(msgspec.Struct, frozen=True, kw_only=True, tag="header"):
     versions: dict[str, str] = {}
     model: str | None = None
     device: str | None = None
+    dtype: str = ""
+    model_config: dict[str, Any] = {}
+    knobs: dict[str, str] = {}
+    """Of the executor: what else its times depend on."""
 
 
 class SubmitRecord(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
@@ -160,6 +177,8 @@ class HistoryWriter:
         self, path: Path | None = None, *, keep: bool = False, with_block_tables: bool = False
     ) -> None:
         self.with_block_tables = with_block_tables
+        self.origin = Origin()
+        """For the header that an engine writes; set it before the engine is made."""
         self.records: list[Record] = []
         self._keep = keep or path is None
         self._file = path.open("wb") if path is not None else None

@@ -1,6 +1,6 @@
 """Offline results as tables: ours, beside another engine where it ran on the same device."""
 
-from pagetwin.conformance.bench.offline_result import OfflineReport, OfflineRow
+from pagetwin.conformance.bench.offline_result import OfflineReport, OfflineRow, OnlineRow
 from pagetwin.conformance.bench.work import Work
 from pagetwin.reports.peers import Peers
 from pagetwin.reports.tables import Table, number
@@ -24,7 +24,24 @@ def offline_table(report: OfflineReport, peers: Peers | None) -> Table:
     return Table(columns, rows, num_left=2)
 
 
-def shown_workload(row: OfflineRow) -> str:
+def online_table(report: OfflineReport) -> Table:
+    """A row per model, workload and way of arriving: what the requests of its first pass saw."""
+    measures = list(dict.fromkeys(name for row in report.online for name in _latencies(row)))
+    columns = ["model", "workload", "arrivals", "offered/s", "served/s"]
+    rows = []
+    for row in report.online:
+        first = row.passes[0]
+        cells = [row.model, shown_workload(row), row.arrivals, number(row.offered_per_s)]
+        cells += [number(first.requests_per_s)]
+        rows.append([*cells, *(number(first.latency_ms.get(name)) for name in measures)])
+    return Table([*columns, *measures], rows, num_left=3)
+
+
+def _latencies(row: OnlineRow) -> dict[str, float]:
+    return row.passes[0].latency_ms
+
+
+def shown_workload(row: OfflineRow | OnlineRow) -> str:
     return row.workload if row.shrunk_by == 1 else f"{row.workload} / {row.shrunk_by}"
 
 

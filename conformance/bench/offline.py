@@ -2,8 +2,8 @@
 
 Greedy, end of sequence ignored, so that each request gets exactly the tokens it asks for. After a
 short warm-up each workload runs as often as asked: all requests are handed in at once, with an
-empty prefix cache, and the last output ends the clock. `measure` times the imports too, so nothing
-heavy is imported before it runs.
+empty prefix cache, and the last output ends the clock. Then, if asked, once more with requests that
+arrive by themselves. `measure` times the imports too, so nothing heavy is imported before it runs.
 """
 
 import time
@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from pagetwin.conformance.bench.offline_result import ModelRun, OfflineReport, OfflineRow
+from pagetwin.conformance.bench.arrivals import Arrivals
+from pagetwin.conformance.bench.offline_result import (
+    ModelRun,
+    OfflineReport,
+    OfflineRow,
+    OnlineRow,
+)
 from pagetwin.conformance.bench.probes import Stopwatch, around
 from pagetwin.conformance.bench.work import Work, least_work, model_sizes
 from pagetwin.conformance.bench.workloads import (
@@ -26,13 +32,15 @@ from pagetwin.conformance.bench.workloads import (
     shrunk,
     single,
 )
-from pagetwin.conformance.environment import gpu, provenance
+from pagetwin.conformance.environment import gpu, provenance, sources_sha256, versions
 from pagetwin.engine.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from pagetwin.engine.llm import LLM
     from pagetwin.engine.models.loader import LoadedModel
-    from pagetwin.engine.trace import HistoryWriter
+    from pagetwin.engine.trace import HistoryWriter, Origin
 
 MAX_MODEL_LEN = 16384
 """Where no knob gives it and the model allows it: what other engines were given."""
@@ -52,6 +60,8 @@ class OfflineOptions:
 
     models: tuple[str, ...]
     workloads: tuple[str, ...] = tuple(WORKLOADS)
+    arrivals: tuple[Arrivals, ...] = ()
+    """Each workload also runs with these, after its passes with all requests at once."""
     repeats: int = 2
     shrink_by: int = 1
     knobs: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +111,7 @@ def measure(
     try:
         started = start(model, options.knobs, started_s=started_s, history=history)
         device = gpu().get("gpu", "cpu")
-        rows = _measure_workloads(options, started, device, model_name(model), progress)
+        rows, online = _measure_workloads(options, started, device, model_name(model), progress)
     finally:
         if history is not None:
             history.close()
@@ -115,6 +125,7 @@ def measure(
         recorded=history is not None,
         models={model_name(model): run},
         rows=rows,
+        online=online,
     )
 
 
@@ -124,6 +135,7 @@ def combined(reports: Sequence[OfflineReport]) -> OfflineReport:
         reports[0],
         models={name: run for report in reports for name, run in report.models.items()},
         rows=tuple(row for report in reports for row in report.rows),
+        online=tuple(row for report in reports for row in report.online),
     )
 
 
@@ -151,12 +163,27 @@ def start(
         loaded = load_model(build(ModelConfig, model_knobs), device)
         if device.type == "cuda":
             torch.cuda.synchronize()
+    if history is not None:
+        history.origin = _origin(loaded, device)
     knobs = {"max_model_len": min(MAX_MODEL_LEN, loaded.spec.max_model_len), **knobs}
     with watch.phase("rest"), _watched_phases(watch, device.type):
         engine = engine_from_knobs(model, knobs, loaded=loaded, history=history)
     inner = sum(watch.seconds.get(phase, 0.0) for phase in ("profile", "capture"))
     watch.seconds["rest"] -= inner
     return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=watch.seconds)
+
+
+def _origin(loaded: "LoadedModel", device: "torch.device") -> "Origin":
+    """What the header of a history says of where it was recorded."""
+    from pagetwin.engine.trace import Origin
+
+    config = loaded.folder / "config.json"
+    return Origin(
+        versions=versions() | {"sources": sources_sha256()},
+        device=gpu().get("gpu", "cpu") if device.type == "cuda" else "cpu",
+        dtype=str(loaded.spec.dtype).removeprefix("torch."),
+        model_config=msgspec.json.decode(config.read_bytes()) if config.is_file() else {},
+    )
 
 
 @contextmanager
@@ -195,31 +222,65 @@ def _vocabulary(llm: "LLM") -> int:
 
 def _measure_workloads(
     options: OfflineOptions, started: Started, device: str, model: str, progress: Progress
-) -> tuple[OfflineRow, ...]:
+) -> tuple[tuple[OfflineRow, ...], tuple[OnlineRow, ...]]:
     from pagetwin.conformance.bench.passes import run_pass
 
     llm = started.llm
     workloads = drawn_workloads(options, llm)
-    run_pass(llm, warm_up_workload(llm))
-    rows = []
+    run_pass(llm, warm_up_workload(llm), "warm-up")
+    rows, online = [], []
     for name, workload in workloads.items():
         progress.begin(f"{model}: {name}", options.repeats)
         passes = []
         for repeat in range(options.repeats):
-            passes.append(run_pass(llm, workload))
+            passes.append(run_pass(llm, workload, f"{name}/at-once/{repeat}"))
             progress.advance_to(repeat + 1)
-        rows.append(
-            OfflineRow.of(
-                passes,
-                workload,
-                _work(started, workload),
-                device=device,
-                model=model,
-                name=name,
-                shrunk_by=options.shrink_by,
-            )
+        row = OfflineRow.of(
+            passes,
+            workload,
+            _work(started, workload),
+            device=device,
+            model=model,
+            name=name,
+            shrunk_by=options.shrink_by,
         )
-    return tuple(rows)
+        rows.append(row)
+        online += [
+            _measure_arrivals(arrivals, options.repeats, llm, workload, row, progress)
+            for arrivals in options.arrivals
+        ]
+    return tuple(rows), tuple(online)
+
+
+def _measure_arrivals(
+    arrivals: Arrivals,
+    repeats: int,
+    llm: "LLM",
+    workload: Workload,
+    closed: OfflineRow,
+    progress: Progress,
+) -> OnlineRow:
+    """The workload in an open loop; `closed` tells what it is, and its rate in a closed one."""
+    from pagetwin.conformance.bench.passes import run_open_loop
+
+    times = arrivals.times(len(workload), len(workload) / min(closed.seconds))
+    label = f"{closed.workload}/{arrivals}"
+    progress.begin(f"{closed.model}: {label}", repeats)
+    passes = []
+    for repeat in range(repeats):
+        passes.append(run_open_loop(llm, workload, times, f"{label}/{repeat}"))
+        progress.advance_to(repeat + 1)
+    return OnlineRow(
+        key=f"{closed.key}/{arrivals}",
+        model=closed.model,
+        workload=closed.workload,
+        arrivals=str(arrivals),
+        offered_per_s=len(workload) / times[-1],
+        num_requests=len(workload),
+        workload_sha256=closed.workload_sha256,
+        shrunk_by=closed.shrunk_by,
+        passes=tuple(passes),
+    )
 
 
 def _work(started: Started, workload: Workload) -> Work:

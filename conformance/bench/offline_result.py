@@ -29,6 +29,33 @@ class Pass(msgspec.Struct, frozen=True, kw_only=True):
     """Means over the steps of what StepTimings holds, and of the whole step as `wall`."""
 
 
+class OpenLoop(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a workload whose requests arrive by themselves."""
+
+    run: Pass
+    requests_per_s: float
+    """Served, from the start to the last output."""
+    latency_ms: dict[str, float]
+    """Percentiles 50, 95 and 99 over the requests, from when each was due: `ttft_p50` and so on;
+    `tpot` is the time of an output token after the first, `e2e` that to the last."""
+
+
+class OnlineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A model on a workload in an open loop."""
+
+    key: str
+    """device/model/workload/arrivals."""
+    model: str
+    workload: str
+    arrivals: str
+    offered_per_s: float
+    """Requests a second that arrive."""
+    num_requests: int
+    workload_sha256: str
+    shrunk_by: int = 1
+    passes: tuple[OpenLoop, ...]
+
+
 class OfflineRow(msgspec.Struct, frozen=True, kw_only=True):
     """A model on a workload. The rates are those of the fastest pass."""
 
@@ -107,3 +134,5 @@ class OfflineReport(Measured, frozen=True, kw_only=True):
     """Whether a history was written meanwhile, which costs time on the host."""
     models: dict[str, ModelRun]
     rows: tuple[OfflineRow, ...]
+    online: tuple[OnlineRow, ...] = ()
+    """Where requests were to arrive by themselves, too."""

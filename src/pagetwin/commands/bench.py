@@ -41,6 +41,14 @@ def offline(
             help="uniform, chat, single, shared_prefix, long_prefill or all; several times.",
         ),
     ] = ["all"],  # noqa: B006 (read, never written)
+    arrival: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOW",
+            help="Run each workload in an open loop, too: poisson:RATE in requests a second, or "
+            "poisson:N% of the rate when all are handed in at once; several times.",
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs of each workload.")] = 2,
     scale: knobs.Scale = 1.0,
     out: Out = None,
@@ -65,6 +73,7 @@ def offline(
     Prints a row per model and workload. The workloads, and so the rows, are those that other
     engines were measured on.
     """
+    from pagetwin.conformance.bench.arrivals import Arrivals
     from pagetwin.conformance.bench.offline import OfflineOptions, combined
 
     if record is not None and len(model) > 1:
@@ -72,6 +81,7 @@ def offline(
     options = OfflineOptions(
         models=tuple(model),
         workloads=_workloads(workload),
+        arrivals=tuple(Arrivals.parse(text) for text in arrival or ()),
         repeats=repeats,
         shrink_by=knobs.shrink_factor(scale),
         knobs=knobs.given(
@@ -214,12 +224,15 @@ def _workloads(names: list[str]) -> tuple[str, ...]:
 
 
 def _print_offline(report: "OfflineReport") -> None:
-    from pagetwin.reports.offline_table import offline_table, startup_table
+    from pagetwin.reports.offline_table import offline_table, online_table, startup_table
     from pagetwin.reports.peers import peers_of
 
     peers = peers_of(report.device)
     repeats = len(report.rows[0].passes)
     print(f"{report.device}; of {repeats} passes each, the fastest\n")
     print(offline_table(report, peers).text())
+    if report.online:
+        print("\nopen loop, latencies in milliseconds (of the first pass)\n")
+        print(online_table(report).text())
     print("\nstart-up, in seconds\n")
     print(startup_table(report, peers).text())
