@@ -1,8 +1,7 @@
 """Copy-on-write: does each sequence read what it wrote, and is a block copied when it must be?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pagetwin.conformance.checkers.walking import CheckRecord, judge
 from pagetwin.conformance.facts import Facts, PlanFacts, ResultFacts, Row
 from pagetwin.conformance.ledger import Ledger
 from pagetwin.conformance.properties import Violation, violation
@@ -11,41 +10,33 @@ from pagetwin.engine.request import sequence_id
 from pagetwin.engine.trace import Record, ResultRecord
 
 
-def check(records: Sequence[Record]) -> list[Violation]:
+class ReadCheck:
     """Judges cow.isolation, cow.copies and cow.fork-once, and by what is read also
-    cache.hit-implies-equal and swap.round-trip."""
-    return judge(records, _start)
+    cache.hit-implies-equal and swap.round-trip.
 
-
-def _start() -> CheckRecord:
-    reads = _Reads()
-
-    def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
-        if isinstance(facts, PlanFacts):
-            reads.planned(facts)
-            yield from _copies(facts)
-        elif isinstance(facts, ResultFacts) and isinstance(record, ResultRecord):
-            yield from reads.executed(facts, ledger)
-            yield from _forks(record, facts)
-
-    return check_record
-
-
-class _Reads:
-    """Compares what each row reads through its table with the row's own tokens."""
+    Compares what each row reads through its table with the row's own tokens.
+    """
 
     def __init__(self) -> None:
         self._shadow: SlotShadow | None = None
         self._reason: dict[tuple[int, str], str] = {}
 
-    def planned(self, facts: PlanFacts) -> None:
+    def __call__(self, record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
+        if isinstance(facts, PlanFacts):
+            self._planned(facts)
+            yield from _copies(facts)
+        elif isinstance(facts, ResultFacts) and isinstance(record, ResultRecord):
+            yield from self._executed(facts, ledger)
+            yield from _forks(record, facts)
+
+    def _planned(self, facts: PlanFacts) -> None:
         for entry in facts.entries:
             if entry.came_from == "swapped":
                 self._reason[facts.plan.step, entry.sequence.seq_id] = "swap.round-trip"
             elif entry.cached_tokens:
                 self._reason[facts.plan.step, entry.sequence.seq_id] = "cache.hit-implies-equal"
 
-    def executed(self, facts: ResultFacts, ledger: Ledger) -> Iterator[Violation]:
+    def _executed(self, facts: ResultFacts, ledger: Ledger) -> Iterator[Violation]:
         if self._shadow is None:
             self._shadow = SlotShadow(ledger.cache.block_size)
         self._shadow.execute(facts)

@@ -1,20 +1,15 @@
 """Block pool: are blocks conserved, issued once, and written by one holder at a time?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pagetwin.conformance.checkers.walking import judge
 from pagetwin.conformance.facts import Entry, Facts, PlanFacts
 from pagetwin.conformance.ledger import Ledger
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.engine.trace import HeaderRecord, PlanRecord, Record, RefuseRecord
 
 
-def check(records: Sequence[Record]) -> list[Violation]:
+def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
     """Judges the properties kv.*."""
-    return judge(records, lambda: _check_record)
-
-
-def _check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
     yield from _conservation(record, ledger)
     if isinstance(facts, PlanFacts):
         for entry in facts.entries:

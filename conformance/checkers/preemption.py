@@ -1,8 +1,7 @@
 """Preemption: is the right sequence preempted, cleanly, and does it come back whole?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pagetwin.conformance.checkers.walking import judge
 from pagetwin.conformance.facts import Entry, Facts, PlanFacts
 from pagetwin.conformance.ledger import Ledger
 from pagetwin.conformance.properties import Violation, violation
@@ -10,13 +9,9 @@ from pagetwin.engine.step import BlockCopy
 from pagetwin.engine.trace import Record
 
 
-def check(records: Sequence[Record]) -> list[Violation]:
+def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
     """Judges preempt.clean, preempt.resume-complete, preempt.victim, preempt.justified and
     swap.round-trip (which blocks move; what they hold: checkers/copy_on_write.py)."""
-    return judge(records, lambda: _check_record)
-
-
-def _check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
     if not isinstance(facts, PlanFacts):
         return
     yield from _victims(facts, ledger)

@@ -1,8 +1,7 @@
 """Prefix cache: is a hit sound, as long as it can be, and made of executed blocks only?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pagetwin.conformance.checkers.walking import CheckRecord, judge
 from pagetwin.conformance.facts import Entry, Facts, PlanFacts, ResultFacts
 from pagetwin.conformance.ledger import Ledger
 from pagetwin.conformance.properties import Violation, violation
@@ -10,20 +9,18 @@ from pagetwin.conformance.shadow import CacheShadow, Hit
 from pagetwin.engine.trace import HeaderRecord, Record, RefuseRecord, ResetRecord
 
 
-def check(records: Sequence[Record]) -> list[Violation]:
+class CacheCheck:
     """Judges cache.equal-implies-hit, cache.partial-hit, cache.accounting,
     cache.last-token-recompute and cache.reset. (cache.hit-implies-equal, what a hit's blocks
     hold, is judged by reading them: checkers/copy_on_write.py.)"""
-    return judge(records, _start)
 
+    def __init__(self) -> None:
+        self._cache: CacheShadow | None = None
 
-def _start() -> CheckRecord:
-    shadow: list[CacheShadow] = []
-
-    def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
-        if not shadow:
-            shadow.append(CacheShadow(ledger.cache.block_size))
-        cache = shadow[0]
+    def __call__(self, record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
+        if self._cache is None:
+            self._cache = CacheShadow(ledger.cache.block_size)
+        cache = self._cache
         if isinstance(facts, PlanFacts):
             for entry in facts.entries:
                 if entry.came_from == "waiting":
@@ -44,8 +41,6 @@ def _start() -> CheckRecord:
         elif isinstance(record, ResetRecord):
             yield from _reset(record, cache, ledger)
         yield from _books(record, cache, ledger)
-
-    return check_record
 
 
 def _hit(entry: Entry, cache: CacheShadow, ledger: Ledger) -> Iterator[Violation]:

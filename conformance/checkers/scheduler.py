@@ -1,8 +1,7 @@
 """Scheduler: budgets, ranges, order, stop conditions, and the books over them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from pagetwin.conformance.checkers.walking import judge
 from pagetwin.conformance.facts import Entry, Facts, PlanFacts, ResultFacts
 from pagetwin.conformance.ledger import Ledger, priority_key
 from pagetwin.conformance.properties import Violation, violation
@@ -10,13 +9,9 @@ from pagetwin.engine.step import FinishedSequence
 from pagetwin.engine.trace import HeaderRecord, Record, RefuseRecord, ResultRecord
 
 
-def check(records: Sequence[Record]) -> list[Violation]:
+def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
     """Judges the properties sched.* and life.stops; life.no-work-after-end shows as a history
     that cannot be followed."""
-    return judge(records, lambda: _check_record)
-
-
-def _check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
     if isinstance(facts, PlanFacts):
         yield from _budget(facts, ledger)
         yield from _shares(facts, ledger)
