@@ -6,8 +6,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
-Variant = Literal["greedy", "random", "logits"]
-"""What a graph ends with: the largest logits' tokens, drawn tokens, or the logits themselves."""
+Variant = Literal["greedy", "random"]
+"""What a step ends with: the largest logits' tokens, or drawn ones. Where the host is to draw, it
+is "greedy", which leaves the logits as they are, and its tokens count for nothing."""
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 

@@ -5,7 +5,7 @@ engine/model_runner.py is the plain twin: the same tokens, step by step.
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -207,19 +207,27 @@ class GpuRunner(ModelRunner):
         self._grow_staging(step.arrays)
         self._staging.send(step.arrays)
         views = self._staging.views(step.arrays)
-        for variant in variants:
-            self._program.run(views, step.shape, variant)
+        self._run_variants(views, step.shape, variants)
         if self._device.type == "cuda":
             torch.cuda.synchronize()
+
+    def _run_variants(
+        self, views: Mapping[str, Tensor], shape: StepShape, variants: Sequence[Variant]
+    ) -> None:
+        """Launches the step once, and from its hidden states every way to draw."""
+        hidden = self._program.run(views, shape, variants[0])
+        for variant in variants[1:]:
+            self._program.draw(hidden, shape.num_draws, variant, views)
 
     def _capture(self, size: int) -> None:
         step = self._rehearsal.decodes(size)
         self._graph_staging.send(step.arrays)
         torch.cuda.synchronize()
         views = self._graph_staging.views(step.arrays)
+        # A kernel's code is loaded when it first runs, which a graph cannot do.
+        self._run_variants(views, step.shape, VARIANTS)
         for variant in VARIANTS:
             run = partial(self._program.run, views, step.shape, variant)
-            run()
             self._graphs.capture(size, variant, run)
 
     def _plan_launch(self, draws: Draws, inputs: StepInputs) -> _Launch:
@@ -227,9 +235,8 @@ class GpuRunner(ModelRunner):
         route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens, draws_once=draws_once)
         rows, num_tokens = _drawing(draws, inputs)
         host_reason = self._host_reason(draws, rows, num_tokens)
-        variant: Variant = "logits"
-        if host_reason is None:
-            variant = "greedy" if self._device_sampler.is_greedy(rows) else "random"
+        by_device = host_reason is None and not self._device_sampler.is_greedy(rows)
+        variant: Variant = "random" if by_device else "greedy"
         return _Launch(draws, route, variant, host_reason, route.size or len(draws.rows))
 
     def _host_reason(

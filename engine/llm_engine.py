@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pagetwin.engine.beam_search import num_candidates
 from pagetwin.engine.config import EngineConfig, ModelConfig
@@ -219,15 +219,22 @@ class LLMEngine:
             tokenizer = self._need_tokenizer()
             text = tokenizer.apply_chat_template(messages)
             return text, tokenizer.encode(text, add_special_tokens=False)
-        return None, [self._checked_id(i, token) for i, token in enumerate(prompt)]
+        return None, self._checked_ids(prompt)
 
-    def _checked_id(self, position: int, token: object) -> int:
-        if isinstance(token, int) and not isinstance(token, bool) and 0 <= token < self.vocab_size:
-            return token
-        raise RequestError(
-            f"prompt token {position} is {token!r}, not an id of the vocabulary; use ids from 0 "
-            f"to {self.vocab_size - 1}"
-        )
+    def _checked_ids(self, prompt: Sequence[object]) -> Sequence[int]:
+        """The prompt as it is. Raises RequestError, naming the first token that is no id."""
+        # Prompts are long, so ids are looked at one by one only to find out which one is wrong.
+        if set(map(type, prompt)) <= {int}:
+            token_ids = cast("Sequence[int]", prompt)
+            if not token_ids or (min(token_ids) >= 0 and max(token_ids) < self.vocab_size):
+                return token_ids
+        for position, token in enumerate(prompt):
+            if type(token) is not int or not 0 <= token < self.vocab_size:
+                raise RequestError(
+                    f"prompt token {position} is {token!r}, not an id of the vocabulary; use ids "
+                    f"from 0 to {self.vocab_size - 1}"
+                )
+        raise AssertionError("every token is an id after all")
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

@@ -3,6 +3,7 @@
 import hashlib
 from array import array
 from collections.abc import Sequence as TokenSequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -45,8 +46,12 @@ def block_extras(request: Request, index: int, cache: CacheConfig) -> Extras:
     return tuple(extras)
 
 
+@lru_cache(maxsize=2**14)
 def make_block_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) -> BlockKey:
-    """Key of a full block: SHA-256 over its parent's key, its tokens as int64, its extras."""
+    """Key of a full block: SHA-256 over its parent's key, its tokens as int64, its extras.
+
+    Remembered for a while, because requests that come together often begin alike.
+    """
     content = parent + array("q", token_ids).tobytes() + _encode_extras(extras)
     return BlockKey(hashlib.sha256(content).digest(), parent, token_ids, extras)
 

@@ -123,12 +123,9 @@ class StepProgram:
     def draw(
         self, hidden: Tensor, num_draws: int, variant: Variant, views: Mapping[str, Tensor]
     ) -> None:
-        """Logits of hidden states [num_rows, hidden_size], and unless the variant is "logits" the
-        tokens."""
+        """Logits of hidden states [num_rows, hidden_size], and the tokens."""
         logits = self.logits[: len(hidden)]
         self._model.compute_logits(hidden, out=logits)
-        if variant == "logits":
-            return
         if "logits_rows" in views:
             logits = logits[views["logits_rows"]]
         self._sampler.sample(

@@ -209,11 +209,6 @@ _BYTES_AHEAD = 64 * 1024
 """Of weights, that a program has on their way at most: two programs' fit a multiprocessor."""
 
 
-_USES_RINGS = False
-"""Whether rows that need more slots than a program has go through a ring of them. Off until a GPU
-has run the test of their bits, as it has that of shorter rows."""
-
-
 class Cut(NamedTuple):
     """How a product is cut. Bits do not depend on it."""
 
@@ -234,8 +229,6 @@ def choose_cut(num_rows: int, n: int, k: int, *, gated: bool) -> Cut | None:
         return None
     slot_bytes = (2 if gated else 1) * 8 * warps * LANES * 2
     slots = min(max(3, _BYTES_AHEAD // slot_bytes), k // LANES)
-    if slots < k // LANES and not _USES_RINGS:
-        return None
     if slots * slot_bytes + (rows + 1) * k * 2 > _SHARED_BYTES:
         return None
     return Cut(rows, slots, warps)
