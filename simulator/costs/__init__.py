@@ -1,0 +1,1 @@
+"""How long steps take: fitted to measured steps, or, without measurements, a roofline."""
