@@ -44,7 +44,7 @@ from pagetwin.engine.outputs import RequestOutput
 from pagetwin.engine.tokenizer import Tokenizer
 from pagetwin.engine.trace import HistoryWriter, Record
 from pagetwin.simulator.replica import Replica
-from pagetwin.simulator.workload import read_trace, synthetic_trace_path
+from pagetwin.simulator.workloads.trace_files import read_trace, synthetic_trace_path
 
 
 class Progress(Protocol):

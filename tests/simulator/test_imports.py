@@ -5,7 +5,7 @@ import sys
 def test_the_replica_and_its_process_are_imported_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import pagetwin.simulator.one_replica, pagetwin.simulator.workload\n"
+        "import pagetwin.simulator.one_replica, pagetwin.simulator.workloads.trace_files\n"
         "heavy = {'numpy', 'scipy', 'transformers', 'triton'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

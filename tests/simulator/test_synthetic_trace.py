@@ -14,7 +14,7 @@ from pagetwin.simulator.synthetic_trace import (
     main,
     write_trace,
 )
-from pagetwin.simulator.workload import read_trace, synthetic_trace_path
+from pagetwin.simulator.workloads.trace_files import read_trace, synthetic_trace_path
 
 
 def test_the_shipped_file_is_what_the_generator_makes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.outputs import RequestOutput
 from pagetwin.engine.trace import HistoryWriter, Record
-from pagetwin.simulator.workload import read_trace, synthetic_trace_path
+from pagetwin.simulator.workloads.trace_files import read_trace, synthetic_trace_path
 
 VOCABULARY = 49152
 

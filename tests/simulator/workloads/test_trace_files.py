@@ -3,15 +3,12 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from pagetwin.engine.errors import ConfigError, TraceError
-from pagetwin.simulator.workload import (
-    TraceEntry,
-    read_trace,
-    synthetic_trace_path,
-    trace_requests,
-)
+from pagetwin.engine.errors import TraceError
+from pagetwin.simulator.workloads.columns import Columns
+from pagetwin.simulator.workloads.trace_files import TraceEntry, read_trace, synthetic_trace_path
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2023-11-16 18:15:46.6805900,374,44\n"
@@ -46,11 +43,27 @@ def test_a_json_lines_trace_is_read_with_its_hashes(tmp_path: Path) -> None:
     assert second.arrival_s == 1.5
 
 
+def test_columns_are_found_by_the_names_that_tools_use_or_as_told(tmp_path: Path) -> None:
+    vidur = write(tmp_path, "v.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n7.5,3,4\n")
+    (entry,) = read_trace(vidur)
+    assert (entry.arrival_s, entry.prompt_tokens, entry.output_tokens) == (0.0, 3, 4)
+    rows = (
+        '{"at": 1000, "in": 5, "out": 6, "who": "a"}\n{"at": 1500, "in": 7, "out": 8, "who": 2}\n'
+    )
+    columns = Columns(arrival="at", prompt="in", output="out", session="who", unit="ms")
+    first, second = read_trace(write(tmp_path, "own.jsonl", rows), columns)
+    assert (first.session, second.session) == ("a", "2")
+    assert (second.arrival_s, second.prompt_tokens, second.output_tokens) == (0.5, 7, 8)
+    with pytest.raises(TraceError, match="lacks age, its session column; it has at, in, out, who"):
+        next(read_trace(tmp_path / "own.jsonl", msgspec.structs.replace(columns, session="age")))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "line", "message"),
     [
-        ("t.csv", "", ":1", "header lacks TIMESTAMP"),
-        ("t.csv", "TIMESTAMP,ContextTokens\n", ":1", "lacks GeneratedTokens"),
+        ("t.csv", "", "", "no entries"),
+        ("t.csv", "TIMESTAMP,ContextTokens\na,1\n", ":1", "lacks GeneratedTokens"),
+        ("t.csv", "when,prompt_tokens,output_tokens\n1,1,1\n", ":1", "name it by arrival=COLUMN"),
         ("t.csv", HEADER, "", "no entries"),
         ("t.csv", HEADER + ROW + "2023-11-16 18:15:50.99", ":3", "damaged or cut"),
         ("t.csv", HEADER + "\n" + ROW, ":2", "0 fields"),
@@ -69,6 +82,10 @@ def test_a_json_lines_trace_is_read_with_its_hashes(tmp_path: Path) -> None:
         ("t.jsonl", json_line(output=0), ":1", "0 output tokens"),
         ("t.jsonl", json_line(timestamp=float("nan")), ":1", "damaged or cut"),
         ("t.jsonl", json_line(hashes=3), ":1", "there must be 2"),
+        ("t.jsonl", json_line(prompt=1.5), ":1", "1.5 is not a whole number"),  # type: ignore[arg-type]
+        ("t.jsonl", json_line().replace("[0, 1]", '"x"'), ":1", "not a list of numbers"),
+        ("t.jsonl", json_line() + '{"timestamp": 1, "hash_ids": []}', ":2", "lacks input_length"),
+        ("t.jsonl", "[1]\n", ":1", "not a JSON object"),
         ("t.jsonl", json_line(9) + json_line(8), ":2", "goes back"),
         ("t.txt", "", "", "suffix"),
     ],
@@ -93,32 +110,6 @@ def test_reading_is_lazy_so_that_damage_at_the_end_costs_no_start(tmp_path: Path
     assert next(entries).prompt_tokens == 374
     with pytest.raises(TraceError, match=":3"):
         next(entries)
-
-
-def test_equal_hashes_become_equal_tokens() -> None:
-    entries = [
-        TraceEntry(arrival_s=0.0, prompt_tokens=1100, output_tokens=5, prefix_hashes=hashes)
-        for hashes in ((1, 2, 3), (1, 2, 4))
-    ]
-    first, second = trace_requests(entries, max_model_len=2000, vocab_size=32000)
-    assert first.prompt_token_ids[:1024] == second.prompt_token_ids[:1024]
-    assert first.prompt_token_ids[1024:] != second.prompt_token_ids[1024:]
-    assert len(first.prompt_token_ids) == 1100
-    assert all(0 <= token_id < 32000 for token_id in first.prompt_token_ids)
-
-
-def test_prompts_without_hashes_share_nothing_and_lengths_fit_the_model() -> None:
-    entries = [TraceEntry(arrival_s=1.0, prompt_tokens=n, output_tokens=50) for n in (90, 500)]
-    first, second = trace_requests(entries, max_model_len=100, vocab_size=32000)
-    assert first.prompt_token_ids[:4] != second.prompt_token_ids[:4]
-    assert (len(first.prompt_token_ids), first.sampling_params.max_tokens) == (90, 10)
-    assert (len(second.prompt_token_ids), second.sampling_params.max_tokens) == (99, 1)
-    assert (first.arrival_s, first.sampling_params.ignore_eos) == (1.0, True)
-
-
-def test_a_model_without_room_is_refused() -> None:
-    with pytest.raises(ConfigError, match="max_model_len=1"):
-        next(trace_requests([], max_model_len=1, vocab_size=10))
 
 
 def test_the_shipped_trace_is_read() -> None:

@@ -1,0 +1,1 @@
+"""What a simulated cluster is asked to serve: generated or recorded, seeded, streaming."""
