@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pagetwin.conformance.catalogue import histories
+from pagetwin.conformance.catalogue import histories, memory
 from pagetwin.conformance.catalogue.property import Property
 
 __all__ = ["CATALOGUE", "Property", "Violation", "violation"]
@@ -40,6 +40,7 @@ def _catalogue(areas: Iterable[Iterable[Property]]) -> dict[str, Property]:
 CATALOGUE: dict[str, Property] = _catalogue(
     [
         histories.PROPERTIES,
+        memory.PROPERTIES,
     ]
 )
 """By id. A new area is a line here."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from pagetwin.conformance.experiments.provenance import ProvenanceExperiment
 from pagetwin.conformance.suite.experiment import Experiment
 
-EXPERIMENTS: tuple[Callable[[], Experiment], ...] = ()
+EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (ProvenanceExperiment,)
 """Cheap and exact ones first: what they find explains what the others would."""
 
 

@@ -1,0 +1,1 @@
+"""Experiments: each drives an engine through sessions and yields evidence on properties."""
