@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from pagetwin.conformance.comparison import Comparison, DifferenceFound, LockstepReport
-from pagetwin.conformance.scenario import AbortEvent, AnyEvent, Scenario, SubmitEvent
+from pagetwin.conformance.scenario import AbortEvent, AnyEvent, ResultEvent, Scenario, SubmitEvent
 from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import (
@@ -105,9 +105,9 @@ class _LiveRun:
         return number > self._scenario.last_round and not unfinished
 
     def _round(self, number: int) -> None:
-        waited_for = len(self._in_flight)
         for event in self._scenario.events_at(number, in_flight=False):
             self._apply(event)
+        waited_for = len(self._in_flight)
         had_work = self._left.has_unfinished_requests()
         planned = self._plan()
         if not planned and had_work and not waited_for:
@@ -133,6 +133,9 @@ class _LiveRun:
             self._history.write(
                 AbortRecord(request_id=event.request_id, found=found, counters=counters)
             )
+        elif isinstance(event, ResultEvent):
+            if self._in_flight:
+                self._update(*self._in_flight.pop(0))
         else:
             done = self._left.reset_prefix_cache()
             self.comparison.equal("reset", done, self._right.reset_prefix_cache())

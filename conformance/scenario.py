@@ -60,7 +60,22 @@ class ResetEvent(Event, frozen=True, kw_only=True, tag="reset"):
     pass
 
 
-AnyEvent = SubmitEvent | AbortEvent | ResetEvent
+class ResultEvent(Event, frozen=True, kw_only=True, tag="result"):
+    """The oldest step in flight, if there is one, takes effect now, and not only when the round
+    ends."""
+
+
+AnyEvent = SubmitEvent | AbortEvent | ResetEvent | ResultEvent
+
+
+class ScriptedOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Output tokens that a sequence is given in order, where an executor can be told."""
+
+    seq_id: str
+    token_ids: tuple[int, ...]
+    then_fails: bool = False
+    """After these its row gives no token (docs/policy.md P5.1c); otherwise token 0, again and
+    again."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +91,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Given to every request that names none of its own."""
     failing_requests: tuple[str, ...] = ()
     """Requests some of whose rows give no token (docs/policy.md P5.1c)."""
+    outputs: tuple[ScriptedOutput, ...] = ()
+    """If any are given, no token is computed: these are what decides where sequences end."""
     note: str = ""
     """Why the scenario is kept."""
 

@@ -8,6 +8,7 @@ from pagetwin.conformance.comparison import LockstepReport
 from pagetwin.conformance.lockstep import replay_history, run_lockstep
 from pagetwin.conformance.properties import Violation
 from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.scripted import ScriptedAnswers
 from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.scheduler import Scheduler
 from pagetwin.engine.step import Executor, SteppingScheduler
@@ -33,7 +34,10 @@ class Verdict(NamedTuple):
 
 
 def fingerprint_executor(scenario: Scenario) -> Executor:
-    """The executor without a model, with stop strings and selections added to its results."""
+    """The executor without a model, with stop strings and selections added to its results; or the
+    one that follows the scenario's script, if it has one."""
+    if scenario.outputs:
+        return ScriptedAnswers(scenario)
     executor = FingerprintExecutor(scenario.cache, vocab_size=scenario.vocab_size)
     return CompletedAnswers(
         executor,

@@ -6,11 +6,15 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
+from pagetwin.conformance.goals import count_goals
+from pagetwin.conformance.history import output_tokens
 from pagetwin.conformance.scenario import (
     AbortEvent,
     PromptRecipe,
+    ResultEvent,
     Scenario,
     ScenarioRequest,
+    ScriptedOutput,
     SubmitEvent,
     decode_scenario,
     encode_scenario,
@@ -18,9 +22,12 @@ from pagetwin.conformance.scenario import (
     save_scenario,
 )
 from pagetwin.conformance.strategies import scenarios
+from pagetwin.conformance.twins import judge_scenario
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import TraceError
 from pagetwin.engine.request import Request
+from pagetwin.engine.step import FinishedSequence
+from pagetwin.engine.trace import Record, ResultRecord
 
 REQUEST = Request(request_id="a", prompt_token_ids=(1, 2))
 
@@ -116,3 +123,33 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, data: bytes, message: s
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"nowhere\.json: cannot be read"):
         load_scenario(tmp_path / "nowhere.json")
+
+
+def test_a_result_event_lets_the_step_in_flight_take_effect_before_the_next_plan() -> None:
+    """Without it an asynchronous run always has a step in flight when it plans."""
+    limits = SchedulerConfig(max_model_len=8, async_scheduling=True)
+    base = small(scheduler=limits, cache=CacheConfig(num_blocks=4, block_size=2))
+    early = [ResultEvent(round=number) for number in range(1, 6)]
+    told = Scenario(**{**msgspec.structs.asdict(base), "events": (*base.events, *early)})
+    goals = [count_goals(judge_scenario(one).records) for one in (base, told)]
+    assert goals[0]["plans with a step in flight"] > 0
+    assert goals[1]["plans with a step in flight"] == 0
+
+
+def test_scripted_outputs_decide_where_a_sequence_ends() -> None:
+    for output, reason in (
+        (ScriptedOutput(seq_id="a/0", token_ids=(1, 2, 3)), "stop"),
+        (ScriptedOutput(seq_id="a/0", token_ids=(1, 2), then_fails=True), "error"),
+        (ScriptedOutput(seq_id="a/0", token_ids=(1,)), "length"),
+    ):
+        scenario = small(outputs=(output,), cache=CacheConfig(num_blocks=4, block_size=4))
+        assert decode_scenario(encode_scenario(scenario)) == scenario
+        verdict = judge_scenario(scenario)
+        assert verdict.holds, verdict.explain()
+        tokens = output_tokens(verdict.records)["a/0"]
+        assert tuple(tokens[: len(output.token_ids)]) == output.token_ids
+        assert [end.reason for record in verdict.records for end in ends(record)] == [reason]
+
+
+def ends(record: Record) -> tuple[FinishedSequence, ...]:
+    return record.finished if isinstance(record, ResultRecord) else ()
