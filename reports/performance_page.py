@@ -19,12 +19,11 @@ from pagetwin.reports.offline_table import floor_table, offline_table, startup_t
 from pagetwin.reports.peers import Peers
 from pagetwin.reports.tables import Table, number
 
-OFFLINE, KERNELS, PEERS, VERSIONS, DEVELOPMENT = (
+OFFLINE, KERNELS, PEERS, VERSIONS = (
     "h100_offline.json",
     "h100_kernels.json",
     "peers.json",
     "versions.json",
-    "h100_development.json",
 )
 _MARKED = re.compile(r"<!-- table: (?P<name>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -44,27 +43,6 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     """What the difference between the two taught."""
 
 
-class Glimpse(msgspec.Struct, frozen=True, kw_only=True):
-    """A time that was read off while a kernel was tuned."""
-
-    what: str
-    us: float | None = None
-    alone_us: float | None = None
-    floor_us: float | None = None
-    peer_us: float | None = None
-    """Of flash-attn 3, timed alone."""
-
-
-class Development(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen while kernels were tuned, until `pagetwin bench kernels` has measured them."""
-
-    schema: str
-    device: str
-    date: str
-    origin: str
-    rows: list[Glimpse]
-
-
 class Results:
     """The committed results, read when a table asks for them."""
 
@@ -82,10 +60,6 @@ class Results:
     @property
     def versions(self) -> list[Version]:
         return self._read(VERSIONS, list[Version])
-
-    @property
-    def development(self) -> Development:
-        return self._read(DEVELOPMENT, Development)
 
     def peers(self, device: str) -> Peers | None:
         peers = self._read(PEERS, Peers)
@@ -138,17 +112,6 @@ def _kernels(results: Results) -> Table:
     return kernel_grid(results.kernels)
 
 
-def _development(results: Results) -> Table:
-    rows = []
-    for glimpse in results.development.rows:
-        alone, peer = glimpse.alone_us, glimpse.peer_us
-        ratio = alone / peer if alone is not None and peer is not None else None
-        numbers = (glimpse.us, alone, glimpse.floor_us, peer, ratio)
-        rows.append([glimpse.what, *map(number, numbers)])
-    columns = ["what", "us", "alone us", "floor us", "flash-attn 3 us", "alone / flash-attn 3"]
-    return Table(columns, rows)
-
-
 def _versions(results: Results) -> Table:
     rows = []
     for version in results.versions:
@@ -172,7 +135,6 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "floors": _floors,
     "attention": _attention,
     "kernels": _kernels,
-    "development": _development,
     "versions": _versions,
 }
 
