@@ -1,7 +1,9 @@
 """Timed runs at random: small pools, related prompts, and every feature of the policy."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
@@ -31,6 +33,37 @@ class TimedCase:
             lambda request, sample, position: hashed_token(request, sample, position) % count,
             max_model_len=self.scheduler.max_model_len,
         )
+
+
+def make_plain_case(seed: int) -> TimedCase:
+    """A run of that seed as servers mostly have them: first come, first served, synchronous,
+    contents that rarely meet; now and then blocks run short, or something rarer comes."""
+    case = make_case(seed)
+    rng = random.Random(seed)
+    rare = rng.choice((0.0, 0.0, 0.05))
+    requests = [
+        request
+        if rng.random() < rare
+        else msgspec.structs.replace(
+            request,
+            sampling_params=msgspec.structs.replace(request.sampling_params, n=1),
+            beam_search=None,
+            cache_salt=request.request_id,
+        )
+        for request in case.requests
+    ]
+    more = rng.choice((1, 2, 4))
+    return replace(
+        case,
+        cache=msgspec.structs.replace(
+            case.cache, num_blocks=case.cache.num_blocks * more, sliding_window=0
+        ),
+        scheduler=msgspec.structs.replace(
+            case.scheduler, policy="fcfs", async_scheduling=False, long_prefill_token_threshold=0
+        ),
+        requests=requests,
+        aborts=case.aborts if rng.random() < 0.2 else {},
+    )
 
 
 def make_case(seed: int) -> TimedCase:

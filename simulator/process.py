@@ -76,7 +76,7 @@ class ReplicaProcess:
             if self._history is not None:
                 self._history.write(RefuseRecord(request=request, error=str(error)))
             return False
-        self.times.submit(request)
+        self.times.submit(request, self._now)
         if self._history is not None:
             counters = self.scheduler.counters()
             self._history.write(

@@ -5,6 +5,11 @@ from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 
 
+def refuse_in_use(request: Request) -> None:
+    """Raises RequestError for a request whose id another one still has."""
+    raise RequestError(f"request id {request.request_id!r} is in use; give another id")
+
+
 def refuse_impossible(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
     """Raises RequestError for a request that could never start."""
     prompt, samples = request.num_prompt_tokens, request.num_samples

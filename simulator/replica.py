@@ -8,12 +8,11 @@ the blocks.
 """
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
-from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters, StepPlan, StepResult, StepUpdate
 from pagetwin.simulator.closing import close_step
 from pagetwin.simulator.planning import plan_step
-from pagetwin.simulator.refusal import refuse_impossible
+from pagetwin.simulator.refusal import refuse_impossible, refuse_in_use
 from pagetwin.simulator.state import State
 
 
@@ -41,7 +40,7 @@ class Replica:
     def add_request(self, request: Request) -> None:
         """Queues a request; raises RequestError if P2.5 refuses it."""
         if self._state.has_id_in_use(request.request_id):
-            raise RequestError(f"request id {request.request_id!r} is in use; give another id")
+            refuse_in_use(request)
         refuse_impossible(request, self._state.cache, self._state.scheduler)
         self._state.submit(request)
 

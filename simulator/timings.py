@@ -66,6 +66,28 @@ class RequestTimings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return ticks / ((self.longest_output - 1) * TICKS_PER_S)
 
 
+@dataclass(slots=True)
+class Census:
+    """Counts requests in two ways that must agree (Little's law): the number outstanding summed
+    over time, and the time outstanding summed over the requests that are over."""
+
+    num_outstanding: int = 0
+    outstanding_ticks: int = 0
+    sojourn_ticks: int = 0
+    _latest: int = 0
+
+    def enter(self, now: int) -> None:
+        self.outstanding_ticks += self.num_outstanding * (now - self._latest)
+        self._latest = now
+        self.num_outstanding += 1
+
+    def leave(self, now: int, entered: int) -> None:
+        self.outstanding_ticks += self.num_outstanding * (now - self._latest)
+        self._latest = now
+        self.num_outstanding -= 1
+        self.sojourn_ticks += now - entered
+
+
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """A finished run."""
 
@@ -78,7 +100,17 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     """Sum of the steps' durations."""
     end_ticks: int
     """Virtual time at which the last step ended."""
+    outstanding_ticks: int
+    """The number of requests outstanding, summed over time."""
+    sojourn_ticks: int
+    """The time from submission to end, summed over the requests: Little's law says that it is
+    `outstanding_ticks`."""
     counters: Counters
+
+    @property
+    def mean_outstanding(self) -> float:
+        """Requests outstanding, on average over the run."""
+        return self.outstanding_ticks / self.end_ticks if self.end_ticks else 0.0
 
     @property
     def busy_s(self) -> float:
@@ -90,11 +122,12 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class _Watch:
-    """The times of one request while it runs."""
+class Watch:
+    """The times of one request while it lives."""
 
     request: Request
     number: int
+    submitted: int
     first_scheduled: int | None = None
     first_token: int | None = None
     outputs: dict[str, int] = field(default_factory=dict)
@@ -128,8 +161,9 @@ class Timekeeper:
         self._first_tokens: list[tuple[str, int]] = []
         self._ended: list[RequestTimings] = []
         self._over: list[tuple[int, RequestTimings]] = []
-        self._live: dict[str, _Watch] = {}
+        self._live: dict[str, Watch] = {}
         self._num_submitted = 0
+        self.census = Census()
         self._num_steps = 0
         self._busy = 0
         self._end = 0
@@ -153,9 +187,10 @@ class Timekeeper:
     def refuse(self, request: Request, reason: str) -> None:
         self.refused[request.request_id] = reason
 
-    def submit(self, request: Request) -> None:
-        self._live[request.request_id] = _Watch(request, self._num_submitted)
+    def submit(self, request: Request, now: int) -> None:
+        self._live[request.request_id] = Watch(request, self._num_submitted, now)
         self._num_submitted += 1
+        self.census.enter(now)
 
     def abort(self, request_id: str, now: int) -> None:
         self._end_request(self._live.pop(request_id), now, was_aborted=True)
@@ -191,6 +226,23 @@ class Timekeeper:
         for request_id, seq_id in rows:
             self._live[request_id].outputs[seq_id] += num_steps
 
+    def keep(self, number: int, timings: RequestTimings) -> None:
+        """Takes the timings of a request that is over, whose times somebody else has kept."""
+        if self._on_finish is not None:
+            self._on_finish(timings)
+        else:
+            self._over.append((number, timings))
+
+    def resume(
+        self, live: Iterable[Watch], *, num_submitted: int, num_steps: int, busy: int, end: int
+    ) -> None:
+        """Goes on from there; the times of `live`, and those `keep` took, are of before."""
+        self._live = {watch.request.request_id: watch for watch in live}
+        self._num_submitted = num_submitted
+        self._num_steps = num_steps
+        self._busy = busy
+        self._end = end
+
     def tell(self) -> None:
         """Calls `on_first_token` and `on_finish` for what was noted since the last time."""
         first_tokens, self._first_tokens = self._first_tokens, []
@@ -209,6 +261,8 @@ class Timekeeper:
             num_steps=self._num_steps,
             busy_ticks=self._busy,
             end_ticks=self._end,
+            outstanding_ticks=self.census.outstanding_ticks,
+            sojourn_ticks=self.census.sojourn_ticks,
             counters=counters,
         )
 
@@ -222,7 +276,8 @@ class Timekeeper:
                 self._first_tokens.append((watch.request.request_id, now))
         watch.outputs[seq_id] = watch.outputs.get(seq_id, 0) + 1
 
-    def _end_request(self, watch: _Watch, now: int, *, was_aborted: bool = False) -> None:
+    def _end_request(self, watch: Watch, now: int, *, was_aborted: bool = False) -> None:
+        self.census.leave(now, watch.submitted)
         timings = RequestTimings(
             request_id=watch.request.request_id,
             arrival_ticks=to_ticks(watch.request.arrival_s),

@@ -58,6 +58,11 @@ class ScriptedTokens:
         row.num_tokens += num_tokens
         row.num_computed_tokens += num_tokens
 
+    def resume(self, request: Request, *, num_tokens: int, num_computed_tokens: int) -> None:
+        """Takes up the only sequence of a request that somebody else has begun."""
+        self._requests[request.request_id] = request
+        self._samples[request.request_id] = {0: _Row(num_tokens, num_computed_tokens)}
+
     def execute(self, plan: StepPlan) -> StepResult:
         for request_id in plan.ended_requests:
             del self._requests[request_id], self._samples[request_id]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pagetwin.engine.step import StepPlan
 from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.fast_forward.admission import admits_nothing
+from pagetwin.simulator.fast_forward.ending import first_stop, longest_output
 from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import State
 from pagetwin.simulator.token_source import ScriptedTokens
@@ -118,16 +119,8 @@ def _decodes(state: State, seq: TwinSequence) -> bool:
 
 def _steps_left(state: State, seq: TwinSequence) -> int:
     """Steps that leave it short of every limit on its length (P5.1a)."""
-    num_tokens = len(seq.token_ids)
-    pool_tokens = (state.cache.num_blocks - 1) * state.cache.block_size
-    # The pool ends it at the first length that, with the lookahead, does not fit.
-    longest = min(
-        state.scheduler.max_model_len, pool_tokens - state.scheduler.num_lookahead_slots + 1
-    )
-    max_tokens = seq.group.request.sampling_params.max_tokens
-    if max_tokens is not None:
-        longest = min(longest, seq.group.request.num_prompt_tokens + max_tokens)
-    return longest - num_tokens - 1
+    longest = longest_output(seq.group.request, state.cache, state.scheduler)
+    return longest - seq.num_output_tokens(len(seq.token_ids)) - 1
 
 
 def _num_takes(first_takes: tuple[int, ...], num_plans: int, block_size: int) -> int:
@@ -150,16 +143,7 @@ def _steps_without_shortage(first_takes: tuple[int, ...], num_steps: int, state:
 
 def _steps_without_stop(seq: TwinSequence, tokens: ScriptedTokens, num_steps: int) -> int:
     """The most steps before a token that ends the sequence; the script tells them in advance."""
-    request = seq.group.request
-    params = request.sampling_params
-    stop_ids = set(params.stop_token_ids)
-    if not params.ignore_eos:
-        stop_ids.update(request.eos_token_ids)
-    if not stop_ids:
-        return num_steps
-    position = seq.num_output_tokens(len(seq.token_ids))
-    for step in range(num_steps):
-        is_past_minimum = position + step + 1 > params.min_tokens
-        if is_past_minimum and tokens.token(request, seq.sample_index, position + step) in stop_ids:
-            return step
-    return num_steps
+    start = seq.num_output_tokens(len(seq.token_ids))
+    positions = range(start, start + num_steps)
+    stop = first_stop(seq.group.request, seq.sample_index, positions, tokens)
+    return num_steps if stop is None else stop - start

@@ -7,11 +7,12 @@ import simpy
 from pagetwin.conformance.timed_cases import TimedCase, make_case
 from pagetwin.engine.trace import HeaderRecord, HistoryWriter
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
-from pagetwin.simulator.one_replica import feed, occasions, simulate_replica
+from pagetwin.simulator.occasions import feed, occasions
+from pagetwin.simulator.one_replica import simulate_replica
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.timings import SimulationResult
 
-NUM_SEEDS = 400
+NUM_SEEDS = 200
 
 
 def step_through(case: TimedCase, history: HistoryWriter | None = None) -> SimulationResult:
@@ -88,7 +89,7 @@ def test_random_runs_give_the_same_records_and_timings() -> None:
         jumped["steps jumped"] += process.num_steps_jumped
     assert jumped["steps jumped"] > 0.4 * jumped["steps"]
     assert jumped["runs"] > 0.8 * NUM_SEEDS
-    rare = [name for name in ALL_FEATURES if jumped[name] < 10]
+    rare = [name for name in ALL_FEATURES if jumped[name] < 5]
     assert not rare, f"too few runs that jumped saw {rare}: {jumped}"
 
 

@@ -1,0 +1,445 @@
+"""Decides what a replica does in runs where no two sequences share anything and memory suffices.
+
+Most of a serving run is like that: requests come, prefill, decode and go. Then a sequence is
+known by a few numbers: its block table, and the decode step (counted since the start) in which it
+ends. All decoding sequences get one token in every step, so that none of them is touched between
+its prefill and its end but to take a block: a step is a sum over the batch, and many steps are a
+closed form. What this cannot do (`Limits`) it says before it has happened, and the plain
+replica goes on from there (`fast_forward.handover`).
+"""
+
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.request import Request
+from pagetwin.engine.step import Counters
+from pagetwin.simulator.clock import to_ticks
+from pagetwin.simulator.cost_model import CostModel, StepComposition
+from pagetwin.simulator.fast_forward.counted_pool import CountedPool
+from pagetwin.simulator.fast_forward.ending import Ending
+from pagetwin.simulator.timings import Census, RequestTimings
+
+Deliver = Callable[[int, RequestTimings], None]
+"""Takes the number of a request, in the order of submission, and its timings."""
+
+
+class CountedSequence:
+    """A request while it lives."""
+
+    __slots__ = (
+        "block_table",
+        "ending",
+        "ends_at",
+        "first_scheduled",
+        "first_token",
+        "key",
+        "num_computed_tokens",
+        "num_output_tokens",
+        "num_prompt_tokens",
+        "number",
+        "request",
+        "submitted",
+    )
+
+    def __init__(self, request: Request, number: int, submitted: int, ending: Ending) -> None:
+        self.request = request
+        self.number = number
+        """In the order of submission."""
+        self.submitted = submitted
+        """Tick of its submission."""
+        self.key = (request.arrival_s, request.request_id)
+        self.num_prompt_tokens = request.num_prompt_tokens
+        self.num_output_tokens, self.ending = ending
+        """Tokens that it will have given when it ends, and why it does."""
+        self.num_computed_tokens = 0
+        """While it prefills."""
+        self.block_table: list[int] = []
+        self.first_scheduled: int | None = None
+        self.first_token = 0
+        self.ends_at = 0
+        """The number of steps after which it ends; 0 while its prompt is not computed."""
+
+    def num_outputs(self, num_steps: int) -> int:
+        """Tokens that it has given after that many steps."""
+        return num_steps - self.ends_at + self.num_output_tokens if self.ends_at else 0
+
+    def num_computed(self, num_steps: int) -> int:
+        """Tokens whose K/V its blocks hold after that many steps."""
+        if not self.ends_at:
+            return self.num_computed_tokens
+        return self.num_prompt_tokens + self.num_outputs(num_steps) - 1
+
+
+class Admission(NamedTuple):
+    """A sequence that joins in a step."""
+
+    seq: CountedSequence
+    num_tokens: int
+    num_blocks: int
+
+
+class MixedStep(NamedTuple):
+    """A step that prefills, beside decoding."""
+
+    num_chunk_tokens: int
+    """Of the sequence that prefills already."""
+    num_chunk_blocks: int
+    admitted: list[Admission]
+
+
+class CountedReplica:
+    """A replica by numbers: first come, first served, synchronous, nothing shared.
+
+    `now` is the start of the step under way, which is not planned yet, or the end of the last.
+    """
+
+    def __init__(
+        self,
+        cache: CacheConfig,
+        scheduler: SchedulerConfig,
+        cost_model: CostModel,
+        deliver: Deliver,
+    ) -> None:
+        self.cache = cache
+        self.scheduler = scheduler
+        self.pool = CountedPool(cache.num_blocks, enable_prefix_caching=cache.enable_prefix_caching)
+        self.now = 0
+        self.num_steps = 0
+        """Done since the start; a sequence that decodes got a token in each."""
+        self.busy_ticks = 0
+        self.last_end = 0
+        """Tick at which the last step ended."""
+        self.census = Census()
+        self.live: dict[str, CountedSequence] = {}
+        self.waiting: deque[CountedSequence] = deque()
+        self.late: list[CountedSequence] = []
+        """Submitted during the step under way: its plan does not see them."""
+        self.prefilling: CountedSequence | None = None
+        """The one whose prompt is computed in part; nobody is admitted behind it."""
+        self.decoding: list[tuple[int, int, CountedSequence]] = []
+        """Heap of (ends_at, admission, sequence)."""
+        self.num_submitted = 0
+        self.num_finished = 0
+        self.num_prefix_queries = 0
+        self.num_context_tokens = 0
+        """What the decoding sequences see in the next step."""
+        self.takers: list[list[CountedSequence]] = [[] for _ in range(cache.block_size)]
+        """Those that take a block in steps of that number, modulo the block size; each list in
+        running order."""
+        self._cost_model = cost_model
+        self._lines: dict[int, tuple[int, int]] = {}
+        self._deliver = deliver
+        self._may_admit = False
+        """Whether the first that waits may find room; what it lacks comes with an end only."""
+        self._num_joined = 0
+
+    def submit(self, request: Request, now: int, ending: Ending) -> None:
+        """Adds a request at tick `now`, up to which it has advanced."""
+        seq = CountedSequence(request, self.num_submitted, now, ending)
+        self.num_submitted += 1
+        self.live[request.request_id] = seq
+        if self.decoding or self.prefilling is not None or self.waiting:
+            if self.now < now:
+                self.late.append(seq)
+                return
+        else:
+            self.now = now
+        self._queue(seq)
+
+    def counters(self) -> Counters:
+        """The books, between steps."""
+        block_size = self.cache.block_size
+        num_cached = self.pool.num_cached_free
+        if self.cache.enable_prefix_caching:
+            num_cached += sum(
+                seq.num_computed(self.num_steps) // block_size for seq in self.running
+            )
+        return Counters(
+            num_waiting=len(self.waiting) + len(self.late),
+            num_running=len(self.running),
+            num_free_blocks=len(self.pool.free),
+            num_cached_blocks=num_cached,
+            num_free_host_blocks=self.cache.num_host_blocks,
+            prefix_queries=self.num_prefix_queries,
+            evictions=self.pool.num_evictions,
+            finished=self.num_finished,
+        )
+
+    @property
+    def running(self) -> list[CountedSequence]:
+        """In running order."""
+        by_admission = sorted(self.decoding, key=lambda entry: entry[1])
+        rows = [seq for _, _, seq in by_admission]
+        return rows if self.prefilling is None else [*rows, self.prefilling]
+
+    def advance(self, until: int | None) -> bool:
+        """Does the steps that end before tick `until` (None: all of them).
+
+        False if the step that begins at `now` is beyond it: blocks are short.
+        """
+        while until is None or self.now < until:
+            if self.prefilling is not None or (self._may_admit and self.waiting):
+                step = self._plan_mixed()
+                if step is None:
+                    return False
+                if step.num_chunk_tokens == 0 and not step.admitted and self.decoding:
+                    continue  # nobody fits: they decode on
+                if not self._do_mixed(step, until):
+                    return True
+            elif self.decoding:
+                num_steps = self._decode_steps(until)
+                if num_steps == 0:
+                    return True
+                num_steps = self._without_shortage(num_steps)
+                if num_steps == 0:
+                    return False
+                self._decode(num_steps)
+            else:
+                return True
+        return True
+
+    def _queue(self, seq: CountedSequence) -> None:
+        self.census.enter(seq.submitted)
+        waiting = self.waiting
+        if not waiting or seq.key < waiting[0].key:
+            self._may_admit = True
+        if waiting and seq.key < waiting[-1].key:
+            insort(waiting, seq, key=_key)
+        else:
+            waiting.append(seq)
+
+    def _end_step(self) -> None:
+        """Those who came during the step are seen from now on."""
+        for seq in self.late:
+            self._queue(seq)
+        self.late.clear()
+
+    # Steps that only decode.
+
+    def _decode_steps(self, until: int | None) -> int:
+        """How many steps end before `until`, at most to the first that ends a sequence, or to the
+        end of the one under way if somebody came during it."""
+        count = len(self.decoding)
+        line = self._lines.get(count)
+        if line is None:
+            line = self._lines[count] = self._cost_model.decode_line(count)
+        base, slope = line
+        num_steps = 1 if self.late else self.decoding[0][0] - self.num_steps
+        first = base + slope * self.num_context_tokens
+        growth = slope * count
+        if until is not None:
+            left = until - self.now
+            if num_steps * first + growth * (num_steps * (num_steps - 1) // 2) >= left:
+                # No step is shorter than the first.
+                num_steps = min(num_steps, left // first + 1)
+                while num_steps * first + growth * (num_steps * (num_steps - 1) // 2) >= left:
+                    num_steps -= 1
+        return num_steps
+
+    def _without_shortage(self, num_steps: int) -> int:
+        """How many of the steps the free blocks suffice for."""
+        block_size, num_free = self.cache.block_size, len(self.pool.free)
+        if len(self.decoding) * (num_steps // block_size + 1) <= num_free:
+            return num_steps
+        for step in range(num_steps):
+            num_free -= len(self.takers[(self.num_steps + step) % block_size])
+            if num_free < 0:
+                return step
+        return num_steps
+
+    def _decode(self, num_steps: int) -> None:
+        count = len(self.decoding)
+        base, slope = self._lines[count]
+        duration = num_steps * (base + slope * self.num_context_tokens)
+        duration += slope * count * (num_steps * (num_steps - 1) // 2)
+        self._take(num_steps)
+        self.now += duration
+        self.busy_ticks += duration
+        self.last_end = self.now
+        self.num_steps += num_steps
+        self.num_context_tokens += count * num_steps
+        if self.decoding[0][0] == self.num_steps:
+            self._finish_due()
+        if self.late:
+            self._end_step()
+
+    def _take(self, num_steps: int) -> None:
+        """The blocks of the next steps, step by step, in running order."""
+        takers, block_size, popleft = self.takers, self.cache.block_size, self.pool.free.popleft
+        before = len(self.pool.free)
+        for step in range(self.num_steps, self.num_steps + num_steps):
+            for seq in takers[step % block_size]:
+                seq.block_table.append(popleft())
+        if self.pool.enable_prefix_caching:
+            self.pool.count_taken(before - len(self.pool.free))
+
+    def _finish_due(self) -> None:
+        """Ends those that the last step gave their last token, in running order."""
+        decoding, num_steps = self.decoding, self.num_steps
+        while decoding and decoding[0][0] == num_steps:
+            seq = heappop(decoding)[2]
+            self.num_context_tokens -= seq.num_prompt_tokens + seq.num_output_tokens
+            self.takers[self._take_place(seq)].remove(seq)
+            self._finish(seq)
+
+    def _finish(self, seq: CountedSequence) -> None:
+        num_computed = seq.num_prompt_tokens + seq.num_output_tokens - 1
+        self.pool.release(seq.block_table, num_computed // self.cache.block_size, seq.request)
+        self.num_finished += 1
+        self._may_admit = True
+        request_id, count, now = seq.request.request_id, seq.num_output_tokens, self.now
+        del self.live[request_id]
+        self.census.leave(now, seq.submitted)
+        self._deliver(
+            seq.number,
+            RequestTimings(
+                request_id=request_id,
+                arrival_ticks=to_ticks(seq.request.arrival_s),
+                first_scheduled_ticks=seq.first_scheduled,
+                first_token_ticks=seq.first_token,
+                finish_ticks=now,
+                num_output_tokens=count,
+                longest_output=count,
+                finish_reasons=seq.ending,
+            ),
+        )
+
+    # Steps that prefill.
+
+    def _plan_mixed(self) -> MixedStep | None:
+        """The next step, nothing changed; None if blocks are short."""
+        knobs, num_decoding = self.scheduler, len(self.decoding)
+        num_free = len(self.pool.free) - len(self.takers[self.num_steps % self.cache.block_size])
+        budget = knobs.max_num_batched_tokens - num_decoding
+        num_running = num_decoding
+        chunk_tokens = chunk_blocks = 0
+        chunk = self.prefilling
+        if chunk is not None:
+            num_running += 1
+            chunk_tokens = min(chunk.num_prompt_tokens - chunk.num_computed_tokens, budget)
+            end = chunk.num_computed_tokens + chunk_tokens
+            if chunk_tokens > 0:
+                chunk_blocks = max(0, self._blocks_for(end) - len(chunk.block_table))
+            budget -= chunk_tokens
+            num_free -= chunk_blocks
+        if num_free < 0:
+            return None
+        admitted: list[Admission] = []
+        for seq in self.waiting:
+            num_tokens = min(seq.num_prompt_tokens, budget)
+            is_whole = num_tokens == seq.num_prompt_tokens
+            if num_tokens <= 0 or num_running >= knobs.max_num_seqs:
+                break
+            if not is_whole and not knobs.enable_chunked_prefill:
+                break
+            num_blocks = self._blocks_for(num_tokens)
+            if num_free - num_blocks < (self.cache.watermark_blocks if num_running else 0):
+                break
+            num_free -= num_blocks
+            budget -= num_tokens
+            num_running += 1
+            admitted.append(Admission(seq, num_tokens, num_blocks))
+        # Who did not fit beside the others may fit behind them.
+        self._may_admit = bool(admitted) or chunk is not None
+        return MixedStep(chunk_tokens, chunk_blocks, admitted)
+
+    def _do_mixed(self, step: MixedStep, until: int | None) -> bool:
+        """False, and nothing changed, if the step does not end before `until`."""
+        duration = self._cost_model.ticks(self._composition(step))
+        if until is not None and self.now + duration >= until:
+            self._may_admit = True
+            return False
+        start = self.now
+        count = len(self.decoding)
+        self._take(1)
+        chunk = self.prefilling
+        joined: list[CountedSequence] = []
+        if chunk is not None:
+            chunk.block_table += self.pool.take(step.num_chunk_blocks)
+            chunk.num_computed_tokens += step.num_chunk_tokens
+            joined.append(chunk)
+            self.prefilling = None
+        for seq, num_tokens, num_blocks in step.admitted:
+            self.waiting.popleft()
+            seq.block_table = self.pool.take(num_blocks)
+            seq.num_computed_tokens = num_tokens
+            seq.first_scheduled = start
+            if self._looks_up(seq.request):
+                self.num_prefix_queries += seq.num_prompt_tokens
+            joined.append(seq)
+        self.now = start + duration
+        self.busy_ticks += duration
+        self.last_end = self.now
+        self.num_steps += 1
+        self.num_context_tokens += count
+        if count and self.decoding[0][0] == self.num_steps:
+            self._finish_due()
+        for seq in joined:
+            if seq.num_computed_tokens < seq.num_prompt_tokens:
+                self.prefilling = seq
+            else:
+                self._join(seq)
+        if self.late:
+            self._end_step()
+        return True
+
+    def _composition(self, step: MixedStep) -> StepComposition:
+        num_decoding, context = len(self.decoding), self.num_context_tokens
+        samples = num_decoding
+        chunks = tokens = area = 0
+        rows = [(seq.num_prompt_tokens, 0, count) for seq, count, _ in step.admitted]
+        if self.prefilling is not None and step.num_chunk_tokens > 0:
+            seq = self.prefilling
+            rows.append((seq.num_prompt_tokens, seq.num_computed_tokens, step.num_chunk_tokens))
+        for prompt, computed, count in rows:
+            if count == 1:
+                num_decoding += 1
+                context += computed + 1
+            else:
+                chunks += 1
+                tokens += count
+                area += count * computed + count * (count + 1) // 2
+            samples += computed + count == prompt
+        return StepComposition(
+            num_prefill_sequences=chunks,
+            num_prefill_tokens=tokens,
+            prefill_area=area,
+            num_decode_sequences=num_decoding,
+            num_context_tokens=context,
+            num_samples=samples,
+        )
+
+    def _join(self, seq: CountedSequence) -> None:
+        """Its prompt is computed: it has its first token, and decodes unless that was the last."""
+        seq.first_token = self.now
+        if seq.num_output_tokens == 1:
+            self._finish(seq)
+            return
+        seq.ends_at = self.num_steps + seq.num_output_tokens - 1
+        heappush(self.decoding, (seq.ends_at, self._num_joined, seq))
+        self._num_joined += 1
+        self.num_context_tokens += seq.num_prompt_tokens + 1
+        self.takers[self._take_place(seq)].append(seq)
+
+    def _take_place(self, seq: CountedSequence) -> int:
+        """The steps, modulo the block size, in which it takes a block: those that reach, with
+        the lookahead, one token beyond a whole number of blocks."""
+        begin = seq.ends_at - seq.num_output_tokens + 1
+        reach = seq.num_prompt_tokens + self.scheduler.num_lookahead_slots
+        return (begin - reach) % self.cache.block_size
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        reach = num_tokens + self.scheduler.num_lookahead_slots
+        return -(-reach // self.cache.block_size)
+
+    def _looks_up(self, request: Request) -> bool:
+        wants_prompt_logprobs = request.sampling_params.prompt_logprobs is not None
+        return self.cache.enable_prefix_caching and not wants_prompt_logprobs
+
+
+def _key(seq: CountedSequence) -> tuple[float, str]:
+    return seq.key

@@ -1,0 +1,55 @@
+"""Decides in advance how long an output gets: the limits are known, and the script is."""
+
+from typing import NamedTuple
+
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.request import Request
+from pagetwin.engine.step import FinishReason
+from pagetwin.simulator.token_source import ScriptedTokens
+
+
+class Ending(NamedTuple):
+    """Output tokens of a sequence when it ends, and the reason."""
+
+    num_output_tokens: int
+    reasons: tuple[FinishReason]
+
+
+def longest_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
+    """Output tokens at which a limit on the length ends a sequence of the request (P5.1a)."""
+    prompt = request.num_prompt_tokens
+    longest = min(scheduler.max_model_len - prompt, pool_output(request, cache, scheduler))
+    max_tokens = request.sampling_params.max_tokens
+    return longest if max_tokens is None else min(longest, max_tokens)
+
+
+def pool_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
+    """Output tokens at which the pool ends it: the first that, with the lookahead, do not fit."""
+    usable_tokens = (cache.num_blocks - 1) * cache.block_size
+    return usable_tokens - scheduler.num_lookahead_slots + 1 - request.num_prompt_tokens
+
+
+def first_stop(
+    request: Request, sample_index: int, positions: range, tokens: ScriptedTokens
+) -> int | None:
+    """The first of the output positions whose token ends the sequence (P5.1a); None if none."""
+    params = request.sampling_params
+    stop_ids = set(params.stop_token_ids)
+    if not params.ignore_eos:
+        stop_ids.update(request.eos_token_ids)
+    if not stop_ids:
+        return None
+    for position in positions:
+        is_past_minimum = position >= params.min_tokens
+        if is_past_minimum and tokens.token(request, sample_index, position) in stop_ids:
+            return position
+    return None
+
+
+def ending(
+    request: Request, cache: CacheConfig, scheduler: SchedulerConfig, tokens: ScriptedTokens
+) -> Ending:
+    """How a request of one sample ends."""
+    longest = longest_output(request, cache, scheduler)
+    stop = first_stop(request, 0, range(longest), tokens)
+    return Ending(longest, ("length",)) if stop is None else Ending(stop + 1, ("stop",))

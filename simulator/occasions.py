@@ -1,0 +1,83 @@
+"""Decides how requests reach a replica: at their arrival, lazily, in order."""
+
+import heapq
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import simpy
+
+from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.request import Request
+from pagetwin.simulator.clock import to_ticks
+from pagetwin.simulator.replica_interface import SimulatedReplica
+
+
+class At(simpy.Event):
+    """An event at a tick, before the ends of steps and all other timeouts of that tick."""
+
+    def __init__(self, env: simpy.Environment, ticks: int) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        env.schedule(self, simpy.events.URGENT, ticks - env.now)
+
+
+class Occasion(NamedTuple):
+    """An arrival or an abort. At one tick arrivals come first, in the order given."""
+
+    ticks: int
+    is_abort: bool
+    subject: Any
+    """The `Request`, or the id of the one to abort."""
+
+
+def occasions(requests: Iterable[Request], aborts: Mapping[str, float]) -> Iterator[Occasion]:
+    """Arrivals and aborts by time; ConfigError on a time that is negative or goes back."""
+    ending = [
+        Occasion(_ticks(f"request {request_id!r} is aborted", abort_s), True, request_id)
+        for request_id, abort_s in aborts.items()
+    ]
+    ending.sort(key=_order)
+    arriving = _arrivals(requests)
+    return heapq.merge(arriving, ending, key=_order) if ending else arriving
+
+
+def _arrivals(requests: Iterable[Request]) -> Iterator[Occasion]:
+    latest = 0
+    for request in requests:
+        ticks = _ticks(f"request {request.request_id!r} arrives", request.arrival_s)
+        if ticks < latest:
+            raise ConfigError(
+                f"request {request.request_id!r} arrives at {request.arrival_s} s, before the one "
+                "that was given before it; sort the requests by arrival_s"
+            )
+        latest = ticks
+        yield Occasion(ticks, False, request)
+
+
+def _order(occasion: Occasion) -> tuple[int, bool]:
+    return occasion.ticks, occasion.is_abort
+
+
+def feed(
+    env: simpy.Environment, replica: SimulatedReplica, due: Iterator[Occasion]
+) -> Generator[simpy.Event, None, None]:
+    """A process that submits and aborts at their time."""
+    for occasion in due:
+        if occasion.ticks > env.now:
+            yield At(env, occasion.ticks)
+        bring(replica, occasion)
+
+
+def bring(replica: SimulatedReplica, occasion: Occasion) -> None:
+    """Submits or aborts, now."""
+    if occasion.is_abort:
+        replica.abort(occasion.subject)
+    else:
+        replica.submit(occasion.subject)
+
+
+def _ticks(what: str, time_s: float) -> int:
+    if not 0 <= time_s < float("inf"):
+        raise ConfigError(f"{what} at {time_s!r} s; virtual time starts at 0, shift the times")
+    return to_ticks(time_s)
