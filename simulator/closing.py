@@ -29,9 +29,9 @@ def close_step(state: State, flight: Flight, result: StepResult) -> StepUpdate:
     for block_id in flight.pins:
         state.pool.release(block_id)
     closing = _Closing(state, result)
-    last_of_group = {id(seq.group): seq for seq, _ in live}
+    last_of_search = {id(seq.group): seq for seq, _ in live if seq.group.is_beam_search}
     for seq, row in live:
-        closing.close_row(seq, row, is_last=last_of_group[id(seq.group)] is seq)
+        closing.close_row(seq, row, is_last=last_of_search.get(id(seq.group)) is seq)
     return StepUpdate(
         step=flight.plan.step, finished=tuple(closing.finished), forked=tuple(closing.forked)
     )
@@ -47,7 +47,7 @@ class _Closing:
         self.forked: list[tuple[str, str]] = []
 
     def close_row(self, seq: TwinSequence, row: ScheduledSequence, *, is_last: bool) -> None:
-        """Closes one scheduled sequence; `is_last`: it is the last of its group in the plan."""
+        """Closes one scheduled sequence; `is_last`: it is the last of its beams in the plan."""
         if seq.status == "ended":
             return  # with a beam that failed at an earlier row
         self._advance(seq, row.num_scheduled_tokens)
@@ -63,9 +63,10 @@ class _Closing:
                 members = self._fork(seq)
             for member in members:
                 self._append_sampled(member)
-        for member in members:
-            if member.status != "ended":
-                self._release_window(member)
+        if self.state.cache.sliding_window > 0:
+            for member in members:
+                if member.status != "ended":
+                    self._release_window(member)
 
     def _advance(self, seq: TwinSequence, num_tokens: int) -> None:
         """c advances, and the blocks that are full now enter the cache in table order (P4.6)."""
@@ -186,8 +187,6 @@ class _Closing:
     def _release_window(self, seq: TwinSequence) -> None:
         """P4.7: entries wholly outside the window become null, front first."""
         window = self.state.cache.sliding_window
-        if window == 0:
-            return
         num_outside = max(0, seq.num_computed_tokens - window + 1) // self.state.cache.block_size
         for index in range(min(num_outside, len(seq.table))):
             if seq.table[index] != NULL_BLOCK:

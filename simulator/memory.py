@@ -1,6 +1,7 @@
 """Decides which block is given out next, who holds it, and which content it still offers."""
 
 import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -14,6 +15,11 @@ Extras = tuple[tuple[str, str], ...]
 """Tagged fields of a block's key beside its tokens (P4.6)."""
 
 
+Branch = tuple[bytes, Extras, int]
+"""Parent, extras and first token of a block: what those share of which the one is a partial hit
+for the other (P2.4a)."""
+
+
 class PrefixKey(NamedTuple):
     """What a cached block holds: equal keys mean equal tokens from the first position on.
 
@@ -25,8 +31,15 @@ class PrefixKey(NamedTuple):
     token_ids: tuple[int, ...]
     extras: Extras
 
+    @property
+    def branch(self) -> Branch:
+        return self.parent, self.extras, self.token_ids[0]
+
     def digest(self) -> bytes:
-        return hashlib.sha256(repr(tuple(self)).encode()).digest()
+        tokens = array("q", self.token_ids).tobytes()
+        sizes = b"%d:%d:" % (len(self.parent), len(tokens))
+        extras = repr(self.extras).encode()
+        return hashlib.sha256(sizes + self.parent + tokens + extras).digest()
 
 
 class BlockPool:
@@ -41,7 +54,7 @@ class BlockPool:
         self.holders: dict[int, int] = dict.fromkeys(range(1, num_blocks), 0)
         self.cached: dict[PrefixKey, int] = {}
         self.key_of: dict[int, PrefixKey] = {}
-        self.children: dict[bytes, set[int]] = {}
+        self.branches: dict[Branch, set[int]] = {}
         self.num_evictions = 0
 
     @property
@@ -95,7 +108,7 @@ class BlockPool:
             return
         self.cached[key] = block_id
         self.key_of[block_id] = key
-        self.children.setdefault(key.parent, set()).add(block_id)
+        self.branches.setdefault(key.branch, set()).add(block_id)
 
     def full_hits(self, keys: Iterable[PrefixKey]) -> list[int]:
         """The longest run of cached blocks that starts the chain (P2.4)."""
@@ -111,12 +124,11 @@ class BlockPool:
     ) -> tuple[int, int]:
         """(source block, m) of the best partial hit of `token_ids`; m = 0: none (P2.4a)."""
         best_run, best_block = 0, NULL_BLOCK
-        for block_id in sorted(self.children.get(parent, ())):
-            key = self.key_of[block_id]
-            if key.extras == extras:
-                run = _common_run(key.token_ids, token_ids)
-                if run > best_run:  # in id order, so that ties keep the smaller id
-                    best_run, best_block = run, block_id
+        branch = (parent, extras, token_ids[0]) if token_ids else None
+        for block_id in sorted(self.branches.get(branch, ())) if branch is not None else ():
+            run = _common_run(self.key_of[block_id].token_ids, token_ids)
+            if run > best_run:  # in id order, so that ties keep the smaller id
+                best_run, best_block = run, block_id
         return best_block, best_run
 
     def clear_cache(self) -> bool:
@@ -125,7 +137,7 @@ class BlockPool:
             return False
         self.cached.clear()
         self.key_of.clear()
-        self.children.clear()
+        self.branches.clear()
         return True
 
     def check_invariants(self, held: Iterator[int]) -> None:
@@ -138,17 +150,17 @@ class BlockPool:
         free = {block_id for block_id, count in recount.items() if count == 0}
         assert free == set(self.free), "the free queue is not the blocks that nobody holds"
         assert {block: key for key, block in self.cached.items()} == self.key_of
-        by_parent = [(key.parent, block) for block, key in self.key_of.items()]
-        listed = [(parent, b) for parent, blocks in self.children.items() for b in blocks]
-        assert sorted(by_parent) == sorted(listed), "the index by parent differs from the keys"
+        by_branch = [(key.branch, block) for block, key in self.key_of.items()]
+        listed = [(branch, b) for branch, blocks in self.branches.items() for b in blocks]
+        assert sorted(by_branch) == sorted(listed), "the index by branch differs from the keys"
 
     def _uncache(self, block_id: int) -> None:
         key = self.key_of.pop(block_id)
         del self.cached[key]
-        siblings = self.children[key.parent]
+        siblings = self.branches[key.branch]
         siblings.remove(block_id)
         if not siblings:
-            del self.children[key.parent]
+            del self.branches[key.branch]
 
 
 class HostPool:

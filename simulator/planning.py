@@ -35,7 +35,8 @@ def _can_run_ahead(builder: PlanBuilder) -> bool:
         num_tokens = builder.share(seq, budget)
         budget -= num_tokens
         if num_tokens > 0:
-            missing += _missing_blocks(builder, seq, num_tokens)
+            missing += builder.num_appended(seq, num_tokens)
+            missing += len(_written_shared(builder.state, seq, num_tokens))
     return missing <= builder.state.pool.num_free
 
 
@@ -47,37 +48,33 @@ def _visit_running(builder: PlanBuilder) -> None:
         # A sequence that an earlier visit preempted is skipped.
         if seq.status != "running" or num_tokens == 0:
             continue
-        while (
-            seq.status == "running"
-            and _missing_blocks(builder, seq, num_tokens) > state.pool.num_free
-        ):
+        appended = builder.num_appended(seq, num_tokens)
+        shared = _written_shared(state, seq, num_tokens)
+        while appended + len(shared) > state.pool.num_free:
             preempt_one(builder)
-        if seq.status == "running":
-            replaced = _copy_shared(builder, seq, num_tokens)
-            new = builder.append_blocks(seq, num_tokens)
+            if seq.status != "running":
+                break
+            shared = _written_shared(state, seq, num_tokens)
+        else:
+            replaced = _copy_shared(builder, seq, shared)
+            new = builder.append_blocks(seq, num_tokens) if appended > 0 else []
             builder.schedule(seq, num_tokens, new, replaced=replaced)
-
-
-def _missing_blocks(builder: PlanBuilder, seq: TwinSequence, num_tokens: int) -> int:
-    shared = _written_shared(builder.state, seq, num_tokens)
-    return builder.num_appended(seq, num_tokens) + len(shared)
 
 
 def _written_shared(state: State, seq: TwinSequence, num_tokens: int) -> list[int]:
     """Table indices of the blocks that the step writes and others hold too (P4.5)."""
-    first = seq.num_planned_computed // state.cache.block_size
-    end = state.blocks_for(seq.num_planned_computed + num_tokens)
-    return [
-        index
-        for index in range(first, min(end, len(seq.table)))
-        if state.pool.is_shared(seq.table[index])
-    ]
+    computed, table = seq.num_planned_computed, seq.table
+    first = computed // state.cache.block_size
+    end = min(state.blocks_for(computed + num_tokens), len(table))
+    return [index for index in range(first, end) if state.pool.is_shared(table[index])]
 
 
-def _copy_shared(builder: PlanBuilder, seq: TwinSequence, num_tokens: int) -> list[tuple[int, int]]:
-    """Copy-on-write (P4.5), in table order."""
+def _copy_shared(
+    builder: PlanBuilder, seq: TwinSequence, shared: list[int]
+) -> list[tuple[int, int]]:
+    """Copy-on-write (P4.5) of the table's entries `shared`, in table order."""
     state, replaced = builder.state, []
-    for index in _written_shared(state, seq, num_tokens):
+    for index in shared:
         source, destination = seq.table[index], state.pool.take()
         builder.copies.append(BlockCopy(source, destination))
         state.pool.release(source)

@@ -18,15 +18,19 @@ class TwinGroup:
     sequences: list["TwinSequence"] = field(default_factory=list)
     has_split: bool = False
     was_scheduled: bool = False
+    is_beam_search: bool = field(init=False)
+    num_samples: int = field(init=False)
+    num_prompt_tokens: int = field(init=False)
 
-    @property
-    def is_beam_search(self) -> bool:
-        return self.request.beam_search is not None
+    def __post_init__(self) -> None:
+        self.is_beam_search = self.request.beam_search is not None
+        self.num_samples = self.request.num_samples
+        self.num_prompt_tokens = self.request.num_prompt_tokens
 
     @property
     def will_split(self) -> bool:
         """It is one sequence now that stands for several samples, or for a beam search."""
-        return not self.has_split and (self.request.num_samples > 1 or self.is_beam_search)
+        return not self.has_split and (self.num_samples > 1 or self.is_beam_search)
 
     @property
     def live(self) -> list["TwinSequence"]:
@@ -61,15 +65,15 @@ class TwinSequence:
     status: Status = "waiting"
     pending: list[ScheduledSequence] = field(default_factory=list)
     keys: list[PrefixKey] = field(default_factory=list)
+    seq_id: str = field(init=False)
 
-    @property
-    def seq_id(self) -> str:
-        return sequence_id(self.group.request.request_id, self.sample_index)
+    def __post_init__(self) -> None:
+        self.seq_id = sequence_id(self.group.request.request_id, self.sample_index)
 
     @property
     def weight(self) -> int:
         """What it counts towards max_num_seqs (P2.8)."""
-        return 1 if self.group.has_split else self.group.request.num_samples
+        return 1 if self.group.has_split else self.group.num_samples
 
     @property
     def rests(self) -> bool:
@@ -82,6 +86,8 @@ class TwinSequence:
     @property
     def num_placeholders(self) -> int:
         """Unknown tokens of steps in flight; a group that splits and a beam wait instead."""
+        if not self.pending:
+            return 0
         if self.group.will_split or self.group.is_beam_search:
             return 0
         return sum(row.samples for row in self.pending)
@@ -92,10 +98,12 @@ class TwinSequence:
 
     @property
     def num_planned_computed(self) -> int:
+        if not self.pending:
+            return self.num_computed_tokens
         return self.num_computed_tokens + sum(row.num_scheduled_tokens for row in self.pending)
 
     def num_output_tokens(self, num_tokens: int) -> int:
-        return num_tokens - self.group.request.num_prompt_tokens
+        return num_tokens - self.group.num_prompt_tokens
 
 
 def prefix_keys(

@@ -45,6 +45,7 @@ class State:
     def __init__(self, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
         self.cache = cache
         self.scheduler = scheduler
+        self._block_size, self._lookahead = cache.block_size, scheduler.num_lookahead_slots
         self.policy = resolve_policy(scheduler.policy)
         self.pool = BlockPool(cache.num_blocks, enable_prefix_caching=cache.enable_prefix_caching)
         self.host = HostPool(cache.num_host_blocks)
@@ -68,7 +69,7 @@ class State:
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks for `num_tokens` and the K lookahead slots."""
-        return -(-(num_tokens + self.scheduler.num_lookahead_slots) // self.cache.block_size)
+        return -(-(num_tokens + self._lookahead) // self._block_size)
 
     def key(self, seq: TwinSequence) -> tuple[Any, ...]:
         return (*order_key(self.policy, seq.group.request), seq.sample_index)

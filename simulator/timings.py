@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from pagetwin.engine.request import Request
+from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import Counters, FinishReason, StepPlan, StepResult, StepUpdate
 from pagetwin.simulator.clock import TICKS_PER_S, to_seconds, to_ticks
 
@@ -162,6 +162,8 @@ class Timekeeper:
         self._ended: list[RequestTimings] = []
         self._over: list[tuple[int, RequestTimings]] = []
         self._live: dict[str, Watch] = {}
+        self._rows: dict[str, Watch] = {}
+        """By sequence id, once it has a token and until it ends."""
         self._num_submitted = 0
         self.census = Census()
         self._num_steps = 0
@@ -204,27 +206,32 @@ class Timekeeper:
         self._num_steps += 1
         self._busy += duration
         self._end = now
+        rows = self._rows
         for seq_id in result.sampled:
-            self._count_token(seq_id, now)
+            watch = rows.get(seq_id) or self._first(seq_id, now)
+            if watch is not None:
+                watch.outputs[seq_id] += 1
         for selection in result.selections:
             for index in range(len(selection.parents)):
-                self._count_token(f"{selection.request_id}/{index}", now)
+                seq_id = sequence_id(selection.request_id, index)
+                watch = rows.get(seq_id) or self._first(seq_id, now)
+                if watch is not None:
+                    watch.outputs[seq_id] += 1
         for ending in update.finished:
             self._live[_request_id(ending.seq_id)].endings[ending.seq_id] = ending.reason
+            rows.pop(ending.seq_id, None)
         for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished):
             if self._live[request_id].is_over:
                 self._end_request(self._live.pop(request_id), now)
 
-    def advance(
-        self, rows: Iterable[tuple[str, str]], num_steps: int, *, now: int, duration: int
-    ) -> None:
+    def advance(self, seq_ids: Iterable[str], num_steps: int, *, now: int, duration: int) -> None:
         """Notes steps that took `duration` ticks in all and ended at `now`, each of which gave a
-        token, not its first, to each of `rows` (request id, sequence id)."""
+        token, not its first, to each of the sequences."""
         self._num_steps += num_steps
         self._busy += duration
         self._end = now
-        for request_id, seq_id in rows:
-            self._live[request_id].outputs[seq_id] += num_steps
+        for seq_id in seq_ids:
+            self._rows[seq_id].outputs[seq_id] += num_steps
 
     def keep(self, number: int, timings: RequestTimings) -> None:
         """Takes the timings of a request that is over, whose times somebody else has kept."""
@@ -238,6 +245,8 @@ class Timekeeper:
     ) -> None:
         """Goes on from there; the times of `live`, and those `keep` took, are of before."""
         self._live = {watch.request.request_id: watch for watch in live}
+        for watch in self._live.values():
+            self._rows.update(dict.fromkeys(watch.outputs, watch))
         self._num_submitted = num_submitted
         self._num_steps = num_steps
         self._busy = busy
@@ -266,18 +275,23 @@ class Timekeeper:
             counters=counters,
         )
 
-    def _count_token(self, seq_id: str, now: int) -> None:
+    def _first(self, seq_id: str, now: int) -> Watch | None:
+        """Notes a sequence's first token; None for a late result of one that is over."""
         watch = self._live.get(_request_id(seq_id))
         if watch is None or seq_id in watch.endings:
-            return  # a late result: the sequence ended while this step was in flight
+            return None
+        self._rows[seq_id] = watch
+        watch.outputs[seq_id] = 0
         if watch.first_token is None:
             watch.first_token = now
             if self._on_first_token is not None:
                 self._first_tokens.append((watch.request.request_id, now))
-        watch.outputs[seq_id] = watch.outputs.get(seq_id, 0) + 1
+        return watch
 
     def _end_request(self, watch: Watch, now: int, *, was_aborted: bool = False) -> None:
         self.census.leave(now, watch.submitted)
+        for seq_id in watch.outputs:
+            self._rows.pop(seq_id, None)
         timings = RequestTimings(
             request_id=watch.request.request_id,
             arrival_ticks=to_ticks(watch.request.arrival_s),

@@ -5,7 +5,7 @@ the plans alone, as a real executor does, so it can stand behind any stepping sc
 """
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pagetwin.engine.errors import TraceError
@@ -29,8 +29,11 @@ def hashed_token(request: Request, sample_index: int, position: int) -> int:
 class _Row:
     """What is known of one sequence: all its tokens counted, and those computed."""
 
+    request: Request
+    sample_index: int
     num_tokens: int
     num_computed_tokens: int
+    num_prompt_tokens: int
 
 
 class ScriptedTokens:
@@ -45,68 +48,82 @@ class ScriptedTokens:
     ) -> None:
         self._script = script
         self._max_model_len = max_model_len
-        self._requests: dict[str, Request] = {}
-        self._samples: dict[str, dict[int, _Row]] = {}
+        self._samples: dict[str, list[_Row]] = {}
+        """By request, in sample order."""
+        self._rows: dict[str, _Row] = {}
+        """The same by sequence id."""
 
     def token(self, request: Request, sample_index: int, position: int) -> int:
         """The token that the script gives there, whenever that comes."""
         return self._script(request, sample_index, position)
 
-    def advance(self, request_id: str, sample_index: int, num_tokens: int) -> None:
+    def advance(self, seq_id: str, num_tokens: int) -> None:
         """Counts tokens of a sequence that decoded without plans, one a step."""
-        row = self._samples[request_id][sample_index]
+        row = self._rows[seq_id]
         row.num_tokens += num_tokens
         row.num_computed_tokens += num_tokens
 
     def resume(self, request: Request, *, num_tokens: int, num_computed_tokens: int) -> None:
         """Takes up the only sequence of a request that somebody else has begun."""
-        self._requests[request.request_id] = request
-        self._samples[request.request_id] = {0: _Row(num_tokens, num_computed_tokens)}
+        self._set_rows(request, [(num_tokens, num_computed_tokens)])
 
     def execute(self, plan: StepPlan) -> StepResult:
         for request_id in plan.ended_requests:
-            del self._requests[request_id], self._samples[request_id]
+            self._forget(request_id)
         for request in plan.new_requests:
-            self._requests[request.request_id] = request
-            self._samples[request.request_id] = {
-                0: _Row(num_tokens=request.num_prompt_tokens, num_computed_tokens=0)
-            }
+            self._set_rows(request, [(request.num_prompt_tokens, 0)])
         for seq_id in plan.dropped:
-            request_id, index = _split(seq_id)
-            if index in self._samples.get(request_id, {}):
-                self._samples[request_id][index].num_computed_tokens = 0
+            if seq_id in self._rows:
+                self._rows[seq_id].num_computed_tokens = 0
         sampled: dict[str, int] = {}
-        for row in plan.scheduled:
-            request_id, index = _split(row.seq_id)
-            seen = self._samples[request_id][index]
-            seen.num_computed_tokens = row.num_computed_tokens + row.num_scheduled_tokens
-            if row.samples and self._requests[request_id].beam_search is None:
-                sampled |= self._sample(self._requests[request_id], index)
-        touched = dict.fromkeys(_split(row.seq_id)[0] for row in plan.scheduled)
-        searches = [self._requests[name] for name in touched if self._requests[name].beam_search]
-        selections = [self._select(request) for request in searches if self._is_due(request)]
+        searches: dict[str, Request] = {}
+        for scheduled in plan.scheduled:
+            row = self._rows[scheduled.seq_id]
+            computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
+            row.num_computed_tokens = computed
+            if row.request.beam_search is not None:
+                searches[row.request.request_id] = row.request
+            elif scheduled.samples:
+                if row.num_tokens == row.num_prompt_tokens and row.request.num_samples > 1:
+                    sampled |= self._fork(row)
+                else:
+                    sampled[scheduled.seq_id] = self._sample(row)
+        selections = [self._select(one) for one in searches.values() if self._is_due(one)]
         return StepResult(step=plan.step, sampled=sampled, selections=tuple(selections))
 
-    def _sample(self, request: Request, index: int) -> dict[str, int]:
-        """The row's token; where its group forks in this step, each sample's (P2.8)."""
-        samples = self._samples[request.request_id]
-        if samples[index].num_tokens == request.num_prompt_tokens:
-            for other in range(1, request.num_samples):
-                samples[other] = _Row(samples[0].num_tokens, samples[0].num_computed_tokens)
-            members = range(request.num_samples)
-        else:
-            members = range(index, index + 1)
-        sampled = {}
-        for member in members:
-            position = samples[member].num_tokens - request.num_prompt_tokens
-            samples[member].num_tokens += 1
-            name = sequence_id(request.request_id, member)
-            sampled[name] = self._script(request, member, position)
-        return sampled
+    def _set_rows(self, request: Request, counts: Sequence[tuple[int, int]]) -> None:
+        """Sequences of a request anew: (tokens, computed tokens) of each."""
+        self._forget(request.request_id)
+        rows = [
+            _Row(request, index, num_tokens, num_computed, request.num_prompt_tokens)
+            for index, (num_tokens, num_computed) in enumerate(counts)
+        ]
+        self._samples[request.request_id] = rows
+        for row in rows:
+            self._rows[sequence_id(request.request_id, row.sample_index)] = row
+
+    def _forget(self, request_id: str) -> None:
+        for row in self._samples.pop(request_id, ()):
+            del self._rows[sequence_id(request_id, row.sample_index)]
+
+    def _sample(self, row: _Row) -> int:
+        position = row.num_tokens - row.num_prompt_tokens
+        row.num_tokens += 1
+        return self._script(row.request, row.sample_index, position)
+
+    def _fork(self, row: _Row) -> dict[str, int]:
+        """The group forks in this step: a token for each of its samples (P2.8)."""
+        request = row.request
+        counts = [(row.num_tokens, row.num_computed_tokens)] * request.num_samples
+        self._set_rows(request, counts)
+        return {
+            sequence_id(request.request_id, one.sample_index): self._sample(one)
+            for one in self._samples[request.request_id]
+        }
 
     def _is_due(self, request: Request) -> bool:
         """Whether every beam is computed, so that the result carries the selection (P2.8a)."""
-        rows = self._samples[request.request_id].values()
+        rows = self._samples[request.request_id]
         return all(row.num_computed_tokens == row.num_tokens for row in rows)
 
     def _select(self, request: Request) -> BeamSelection:
@@ -119,9 +136,7 @@ class ScriptedTokens:
             return BeamSelection(request_id=request.request_id, finished=True)
         width = request.num_samples
         parents = tuple(range(width)) if len(samples) == width else (0,) * width
-        self._samples[request.request_id] = {
-            beam: _Row(num_tokens + 1, computed) for beam in range(width)
-        }
+        self._set_rows(request, [(num_tokens + 1, computed)] * width)
         return BeamSelection(
             request_id=request.request_id,
             parents=parents,
@@ -147,8 +162,3 @@ class RecordedTokens:
                 "results; it was cut, or the events that led here are not the recorded ones"
             )
         return self._results[plan.step]
-
-
-def _split(seq_id: str) -> tuple[str, int]:
-    request_id, _, index = seq_id.rpartition("/")
-    return request_id, int(index)

@@ -89,7 +89,7 @@ def append_tokens(
             )
         else:
             seq.token_ids.extend([0] * num_steps)
-        tokens.advance(request.request_id, sample, num_steps)
+        tokens.advance(seq.seq_id, num_steps)
 
 
 def count_computed(state: State, stretch: Stretch, num_steps: int) -> StepPlan | None:

@@ -141,7 +141,7 @@ class FastForwardProcess(ReplicaProcess):
         if plan is not None:
             self._in_flight[0] = plan
         duration = stretch.duration(num_steps)
-        names = [(seq.group.request.request_id, seq.seq_id) for seq in stretch.rows]
-        self.times.advance(names, num_steps, now=start + duration, duration=duration)
+        seq_ids = [seq.seq_id for seq in stretch.rows]
+        self.times.advance(seq_ids, num_steps, now=start + duration, duration=duration)
         self.num_jumps += 1
         self.num_steps_jumped += num_steps
