@@ -1,0 +1,94 @@
+"""Schedulers over an executor without a model: exact, float-free, and fast."""
+
+from collections.abc import Callable
+
+from pagetwin.conformance.adapters.protocol import EngineInfo, SessionConfig, SessionRefused
+from pagetwin.conformance.adapters.stepping import SchedulerSession
+from pagetwin.conformance.answers import CompletedAnswers
+from pagetwin.conformance.capability import Capabilities, Flag, Support, no
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.fingerprint import FingerprintExecutor
+from pagetwin.engine.step import SteppingScheduler
+
+VOCAB_SIZE = 64
+"""Where a session does not say."""
+DEFAULT_CACHE = CacheConfig(num_blocks=64, block_size=4, num_host_blocks=16)
+DEFAULT_SCHEDULER = SchedulerConfig(max_model_len=128, max_num_seqs=8, max_num_batched_tokens=64)
+
+FLAGS = (
+    Flag.TOKEN_IDS,
+    Flag.TOKEN_PROMPT,
+    Flag.CANCEL,
+    Flag.SEED,
+    Flag.IGNORE_EOS,
+    Flag.STOP_TOKENS,
+    Flag.SAMPLES,
+    Flag.PRIORITY,
+    Flag.CACHE_SALT,
+    Flag.CACHED_TOKEN_COUNT,
+    Flag.PREFIX_CACHE,
+    Flag.RESET_CACHE,
+    Flag.STEP_TRACE,
+    Flag.BLOCK_TABLES,
+    Flag.COPIES,
+    Flag.COUNTERS,
+    Flag.POLICY,
+    Flag.STEP_CONTROL,
+    Flag.FAULT_INJECTION,
+    Flag.VIRTUAL_CLOCK,
+    Flag.INVARIANT_RUN,
+    Flag.INVARIANT_BATCH,
+    Flag.INVARIANT_CHUNK,
+    Flag.INVARIANT_LAYOUT,
+    Flag.INVARIANT_CACHE_HISTORY,
+    Flag.INVARIANT_PREEMPT,
+)
+_NO_MODEL = no("there is no model: a token is a hash of what stands before it")
+OTHERS: dict[Flag, Support] = {
+    Flag.TEXT: no("tokens are numbers without a text"),
+    Flag.STOP_STRINGS: no("tokens are numbers without a text"),
+    Flag.TEMPERATURE: _NO_MODEL,
+    Flag.CHOSEN_LOGPROB: _NO_MODEL,
+    Flag.TOPK_LOGPROB: _NO_MODEL,
+    Flag.PROMPT_LOGPROBS: _NO_MODEL,
+    Flag.RAW_LOGITS: _NO_MODEL,
+    Flag.SUPPORT_MASK: _NO_MODEL,
+    Flag.SCORE: _NO_MODEL,
+    Flag.NOISE_KNOWN: _NO_MODEL,
+    Flag.CHECKPOINT: _NO_MODEL,
+    Flag.READ_KV: no("slots are hashes; there is no K and V"),
+    Flag.POISON: no("slots are hashes; there is no K and V"),
+}
+
+
+class WithoutModelAdapter:
+    """A scheduler whose output changes when one slot is wrong."""
+
+    def __init__(
+        self, name: str, make_scheduler: Callable[[CacheConfig, SchedulerConfig], SteppingScheduler]
+    ) -> None:
+        self._name = name
+        self._make_scheduler = make_scheduler
+
+    def describe(self) -> EngineInfo:
+        return EngineInfo(name=self._name, model="a hash", device="cpu", vocab_size=VOCAB_SIZE)
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities.of(FLAGS, OTHERS)
+
+    def open(self, config: SessionConfig) -> SchedulerSession:
+        """Raises SessionRefused if the session names a model."""
+        if config.model is not None:
+            raise SessionRefused(f"model={config.model!r}: {self._name} has no model to load")
+        cache = config.cache or DEFAULT_CACHE
+        limits = config.scheduler or DEFAULT_SCHEDULER
+        answers = CompletedAnswers(
+            FingerprintExecutor(cache, vocab_size=config.vocab_size or VOCAB_SIZE),
+            max_model_len=limits.max_model_len,
+            failing=config.failing_requests,
+        )
+        scheduler = self._make_scheduler(cache, limits)
+        return SchedulerSession(self.describe(), cache, limits, scheduler, answers)
+
+    def close(self) -> None:
+        """Nothing is held."""
