@@ -64,6 +64,8 @@ class Flag(StrEnum):
     """Books after each event, in the records."""
     POLICY = "policy"
     """It decides by docs/policy.md, so that its records can be held against that text."""
+    NOT_THE_TWIN = "not_the_twin"
+    """It is another program than the twin, so that comparing the two says something."""
     STEP_CONTROL = "step_control"
     FORCE_PREEMPT = "force_preempt"
     FORCE_TOKENS = "force_tokens"

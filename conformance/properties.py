@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pagetwin.conformance.catalogue import histories, memory
+from pagetwin.conformance.catalogue import clients, histories, memory, twin
 from pagetwin.conformance.catalogue.property import Property
 
 __all__ = ["CATALOGUE", "Property", "Violation", "violation"]
@@ -40,6 +40,8 @@ def _catalogue(areas: Iterable[Iterable[Property]]) -> dict[str, Property]:
 CATALOGUE: dict[str, Property] = _catalogue(
     [
         histories.PROPERTIES,
+        twin.PROPERTIES,
+        clients.PROPERTIES,
         memory.PROPERTIES,
     ]
 )

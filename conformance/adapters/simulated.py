@@ -11,4 +11,4 @@ from pagetwin.simulator.replica import Replica
 def make(target: str, options: Mapping[str, Any]) -> WithoutModelAdapter:
     """`sim:` takes neither a target nor options."""
     refuse_unknown("sim:", target, options)
-    return WithoutModelAdapter("sim", Replica)
+    return WithoutModelAdapter("sim", Replica, is_the_twin=True)

@@ -65,16 +65,24 @@ class WithoutModelAdapter:
     """A scheduler whose output changes when one slot is wrong."""
 
     def __init__(
-        self, name: str, make_scheduler: Callable[[CacheConfig, SchedulerConfig], SteppingScheduler]
+        self,
+        name: str,
+        make_scheduler: Callable[[CacheConfig, SchedulerConfig], SteppingScheduler],
+        *,
+        is_the_twin: bool = False,
     ) -> None:
         self._name = name
         self._make_scheduler = make_scheduler
+        self._is_the_twin = is_the_twin
 
     def describe(self) -> EngineInfo:
         return EngineInfo(name=self._name, model="a hash", device="cpu", vocab_size=VOCAB_SIZE)
 
     def capabilities(self) -> Capabilities:
-        return Capabilities.of(FLAGS, OTHERS)
+        if not self._is_the_twin:
+            return Capabilities.of((*FLAGS, Flag.NOT_THE_TWIN), OTHERS)
+        reason = no("it is the twin: compared with itself it would show nothing")
+        return Capabilities.of(FLAGS, {**OTHERS, Flag.NOT_THE_TWIN: reason})
 
     def open(self, config: SessionConfig) -> SchedulerSession:
         """Raises SessionRefused if the session names a model."""

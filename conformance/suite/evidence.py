@@ -6,6 +6,7 @@ import msgspec
 
 from pagetwin.conformance.properties import Violation
 from pagetwin.conformance.scenario import Scenario
+from pagetwin.engine.trace import Record
 
 
 class Status(StrEnum):
@@ -30,12 +31,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
     property_id: str
     examples: int = 1
-    """Independent examples in which the property was judged."""
+    """Independent examples in which the property was judged (requests, scenarios, draws)."""
     goals: dict[str, int] = {}
     """How often each thing that the property is about happened (Property.goals)."""
     violation: Violation | None = None
     scenario: Scenario | None = None
     """Replays the violation, where a scenario does."""
+    records: tuple[Record, ...] = ()
+    """The history that shows the violation, where there is one."""
     alpha_spent: float = 0.0
     """Chance of this piece's verdict being a false alarm; 0 for exact judgements."""
     undecided: str = ""

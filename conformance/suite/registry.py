@@ -3,9 +3,15 @@
 from collections.abc import Callable
 
 from pagetwin.conformance.experiments.provenance import ProvenanceExperiment
+from pagetwin.conformance.experiments.scenarios import RandomScenarios
+from pagetwin.conformance.experiments.serving import Serving
 from pagetwin.conformance.suite.experiment import Experiment
 
-EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (ProvenanceExperiment,)
+EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
+    Serving,
+    RandomScenarios,
+    ProvenanceExperiment,
+)
 """Cheap and exact ones first: what they find explains what the others would."""
 
 

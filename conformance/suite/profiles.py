@@ -1,0 +1,65 @@
+"""Profiles: named sets of properties. Inside a claimed profile nothing may be left out."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pagetwin.conformance.capability import Flag, Level
+from pagetwin.conformance.catalogue.property import Property
+from pagetwin.conformance.properties import CATALOGUE
+from pagetwin.engine.errors import ConfigError
+
+
+class Profile(NamedTuple):
+    """A set of properties. A claim is a profile whose every property must be judged: there
+    `unsupported` is not enough evidence, elsewhere it is an answer."""
+
+    name: str
+    what: str
+    includes: Callable[[Property], bool]
+    is_claim: bool = True
+
+    @property
+    def properties(self) -> tuple[Property, ...]:
+        return tuple(row for row in CATALOGUE.values() if self.includes(row))
+
+
+def _up_to(level: Level) -> Callable[[Property], bool]:
+    return lambda row: row.level <= level and Flag.POLICY not in row.needs
+
+
+def _paged_core(row: Property) -> bool:
+    return row.level <= Level.STEPS and row.level not in (Level.SCORES, Level.CACHE_EVENTS)
+
+
+def _invariant(row: Property) -> bool:
+    return any(flag.value.startswith("invariant.") for flag in row.needs)
+
+
+def _simulator(row: Property) -> bool:
+    steps = row.level in (Level.STEPS, Level.CONTROL)
+    return steps and Flag.NOT_THE_TWIN not in row.needs
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("default", "all that the engine lets one judge", lambda row: True, is_claim=False),
+        Profile("serve-basic", "what any client can judge by tokens", _up_to(Level.TOKENS)),
+        Profile("serve-scores", "likewise, and by log-probabilities", _up_to(Level.SCORES)),
+        Profile("paged-core", "blocks, sharing, caching and scheduling, step by step", _paged_core),
+        Profile(
+            "paged-memory",
+            "likewise, and what is in the blocks",
+            lambda row: _paged_core(row) or row.level == Level.MEMORY,
+        ),
+        Profile("deterministic", "bits that do not depend on circumstances", _invariant),
+        Profile("simulator", "decisions without values", _simulator),
+    )
+}
+
+
+def find_profile(name: str) -> Profile:
+    """Raises ConfigError, naming those there are, if there is none of that name."""
+    if name not in PROFILES:
+        raise ConfigError(f"profile {name!r} is unknown; there are {', '.join(PROFILES)}")
+    return PROFILES[name]
