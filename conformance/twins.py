@@ -28,6 +28,14 @@ class Verdict(NamedTuple):
     def holds(self) -> bool:
         return self.lockstep.equal and self.replay.equal and not self.violations
 
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Ids of the properties that do not hold, each once, those of the checkers first."""
+        found = dict.fromkeys(one.property_id for one in self.violations)
+        if not (self.lockstep.equal and self.replay.equal):
+            found["twin.lockstep"] = None
+        return tuple(found)
+
     def explain(self) -> str:
         reports = [f"live: {self.lockstep.explain()}", f"replay: {self.replay.explain()}"]
         return "\n".join([*reports, *map(str, self.violations)])
