@@ -1,8 +1,10 @@
 """Scripted answers: an executor whose tokens, and failures, a scenario prescribes."""
 
+from collections.abc import Sequence
+
 import msgspec
 
-from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.scenario import ScriptedOutput
 from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import StepPlan, StepResult
 from pagetwin.simulator.token_source import ScriptedTokens
@@ -11,11 +13,11 @@ FAILS = -1
 
 
 class ScriptedAnswers:
-    """Gives each sequence the tokens of `scenario.outputs`; it computes and remembers no K/V."""
+    """Gives each sequence its tokens of `outputs`; it computes and remembers no K/V."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self._outputs = {one.seq_id: one for one in scenario.outputs}
-        self._tokens = ScriptedTokens(self._token, max_model_len=scenario.scheduler.max_model_len)
+    def __init__(self, outputs: Sequence[ScriptedOutput], *, max_model_len: int) -> None:
+        self._outputs = {one.seq_id: one for one in outputs}
+        self._tokens = ScriptedTokens(self._token, max_model_len=max_model_len)
 
     def execute(self, plan: StepPlan) -> StepResult:
         result = self._tokens.execute(plan)

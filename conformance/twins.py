@@ -45,7 +45,7 @@ def fingerprint_executor(scenario: Scenario) -> Executor:
     """The executor without a model, with stop strings and selections added to its results; or the
     one that follows the scenario's script, if it has one."""
     if scenario.outputs:
-        return ScriptedAnswers(scenario)
+        return ScriptedAnswers(scenario.outputs, max_model_len=scenario.scheduler.max_model_len)
     executor = FingerprintExecutor(scenario.cache, vocab_size=scenario.vocab_size)
     return CompletedAnswers(
         executor,

@@ -12,6 +12,7 @@ import msgspec
 
 from pagetwin.conformance.capability import Capabilities
 from pagetwin.conformance.observation import AnyObservation, Opened
+from pagetwin.conformance.scenario import ScriptedOutput
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import PagetwinError
 from pagetwin.engine.request import Request
@@ -74,6 +75,8 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     """For engines whose model is made to order (`fingerprint:`, `sim:`)."""
     failing_requests: tuple[str, ...] = ()
     """Requests some of whose rows give no token. Needs Flag.FAULT_INJECTION."""
+    outputs: tuple[ScriptedOutput, ...] = ()
+    """Output tokens to give instead of computed ones. Needs Flag.FORCE_TOKENS."""
     model: str | None = None
     """A checkpoint folder to load instead of the engine's own model. Needs Flag.CHECKPOINT."""
 

@@ -6,9 +6,10 @@ from pagetwin.conformance.adapters.protocol import EngineInfo, SessionConfig, Se
 from pagetwin.conformance.adapters.stepping import SchedulerSession
 from pagetwin.conformance.answers import CompletedAnswers
 from pagetwin.conformance.capability import Capabilities, Flag, Support, no
+from pagetwin.conformance.scripted import ScriptedAnswers
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.fingerprint import FingerprintExecutor
-from pagetwin.engine.step import SteppingScheduler
+from pagetwin.engine.step import Executor, SteppingScheduler
 
 VOCAB_SIZE = 64
 """Where a session does not say."""
@@ -35,6 +36,7 @@ FLAGS = (
     Flag.POLICY,
     Flag.STEP_CONTROL,
     Flag.FAULT_INJECTION,
+    Flag.FORCE_TOKENS,
     Flag.VIRTUAL_CLOCK,
     Flag.INVARIANT_RUN,
     Flag.INVARIANT_BATCH,
@@ -90,13 +92,15 @@ class WithoutModelAdapter:
             raise SessionRefused(f"model={config.model!r}: {self._name} has no model to load")
         cache = config.cache or DEFAULT_CACHE
         limits = config.scheduler or DEFAULT_SCHEDULER
-        answers = CompletedAnswers(
-            FingerprintExecutor(cache, vocab_size=config.vocab_size or VOCAB_SIZE),
-            max_model_len=limits.max_model_len,
-            failing=config.failing_requests,
-        )
+        executor: Executor = ScriptedAnswers(config.outputs, max_model_len=limits.max_model_len)
+        if not config.outputs:
+            executor = CompletedAnswers(
+                FingerprintExecutor(cache, vocab_size=config.vocab_size or VOCAB_SIZE),
+                max_model_len=limits.max_model_len,
+                failing=config.failing_requests,
+            )
         scheduler = self._make_scheduler(cache, limits)
-        return SchedulerSession(self.describe(), cache, limits, scheduler, answers)
+        return SchedulerSession(self.describe(), cache, limits, scheduler, executor)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -8,7 +8,14 @@ from pagetwin.conformance.adapters.protocol import (
     SessionConfig,
     SteppingSession,
 )
-from pagetwin.conformance.scenario import AbortEvent, AnyEvent, ResetEvent, Scenario
+from pagetwin.conformance.scenario import (
+    AbortEvent,
+    AnyEvent,
+    ResetEvent,
+    ResultEvent,
+    Scenario,
+    SubmitEvent,
+)
 from pagetwin.engine.request import Request
 
 
@@ -23,6 +30,7 @@ def session_config(scenario: Scenario) -> SessionConfig:
         scheduler=scenario.scheduler,
         vocab_size=scenario.vocab_size,
         failing_requests=scenario.failing_requests,
+        outputs=scenario.outputs,
     )
 
 
@@ -33,10 +41,10 @@ def play(scenario: Scenario, session: Session, *, timeout_s: float) -> None:
     round's events come in order, and whatever is due runs before a reset and at the end.
     Raises NeverEnds, or what the session raises.
     """
-    requests = scenario.requests_by_id()
     if isinstance(session, SteppingSession):
-        _play_rounds(scenario, session, requests)
+        _Rounds(scenario, session).play()
         return
+    requests = scenario.requests_by_id()
     for event in sorted(scenario.events, key=lambda one: (one.round, one.in_flight)):
         if isinstance(event, ResetEvent):
             session.run(timeout_s)
@@ -44,34 +52,47 @@ def play(scenario: Scenario, session: Session, *, timeout_s: float) -> None:
     session.run(timeout_s)
 
 
-def _play_rounds(
-    scenario: Scenario, session: SteppingSession, requests: Mapping[str, Request]
-) -> None:
-    asynchronous = scenario.scheduler.async_scheduling
-    in_flight = 0
-    for number in range(scenario.max_rounds + 1):
-        if number > scenario.last_round and not session.has_unfinished_requests():
-            return
-        waited_for = in_flight
-        for event in scenario.events_at(number, in_flight=False):
-            _apply(event, session, requests)
-        had_work = session.has_unfinished_requests()
-        started = session.start_step()
-        in_flight += started
+class _Rounds:
+    """Rounds as conformance/scenario.py explains them."""
+
+    def __init__(self, scenario: Scenario, session: SteppingSession) -> None:
+        self._scenario = scenario
+        self._session = session
+        self._requests = scenario.requests_by_id()
+        self._num_in_flight = 0
+
+    def play(self) -> None:
+        scenario = self._scenario
+        for number in range(scenario.max_rounds + 1):
+            if number > scenario.last_round and not self._session.has_unfinished_requests():
+                return
+            self._round(number)
+        raise NeverEnds(f"requests are unfinished after {scenario.max_rounds} rounds")
+
+    def _round(self, number: int) -> None:
+        self._events(number, in_flight=False)
+        waited_for = self._num_in_flight
+        had_work = self._session.has_unfinished_requests()
+        started = self._session.start_step()
+        self._num_in_flight += started
         if had_work and not started and not waited_for:
             raise NeverEnds(f"in round {number} nothing is planned and nothing in flight")
-        for event in scenario.events_at(number, in_flight=True):
-            _apply(event, session, requests)
-        if in_flight and (waited_for or not asynchronous):
-            in_flight -= session.finish_step()
-    raise NeverEnds(f"requests are unfinished after {scenario.max_rounds} rounds")
+        self._events(number, in_flight=True)
+        if self._num_in_flight and (waited_for or not self._scenario.scheduler.async_scheduling):
+            self._num_in_flight -= self._session.finish_step()
+
+    def _events(self, number: int, *, in_flight: bool) -> None:
+        for event in self._scenario.events_at(number, in_flight=in_flight):
+            if isinstance(event, ResultEvent):
+                self._num_in_flight -= self._session.finish_step()
+            else:
+                _apply(event, self._session, self._requests)
 
 
 def _apply(event: AnyEvent, session: Session, requests: Mapping[str, Request]) -> None:
-    if isinstance(event, AbortEvent):
-        session.cancel(event.request_id)
-    elif isinstance(event, ResetEvent):
-        if isinstance(session, ResettableSession):
-            session.reset_prefix_cache()
-    else:
+    if isinstance(event, SubmitEvent):
         session.submit(requests[event.request_id])
+    elif isinstance(event, AbortEvent):
+        session.cancel(event.request_id)
+    elif isinstance(event, ResetEvent) and isinstance(session, ResettableSession):
+        session.reset_prefix_cache()

@@ -12,6 +12,7 @@ import typer
 from pagetwin.commands.bench import bench
 from pagetwin.commands.demo import demo
 from pagetwin.commands.profile import profile
+from pagetwin.commands.verify import verify
 from pagetwin.engine.errors import PagetwinError
 
 # Typer names only the subclass in public; this is the error of every wrong command line.
@@ -21,6 +22,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 app.command()(demo)
 app.command()(profile)
 app.add_typer(bench, name="bench")
+app.add_typer(verify, name="verify")
 
 
 @app.callback(invoke_without_command=True)

@@ -47,6 +47,9 @@ class NoProgress:
     def advance_to(self, done: int) -> None:
         """Says nothing."""
 
+    def end(self) -> None:
+        """Says nothing."""
+
 
 @contextmanager
 def terminal_progress() -> Iterator[BarProgress | NoProgress]:

@@ -1,0 +1,92 @@
+"""The folder that a run of the suite leaves: a log that grows, and results at the end."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pagetwin.conformance.scenario import save_scenario
+from pagetwin.conformance.suite.result import SuiteResult
+from pagetwin.conformance.suite.tally import Tally
+from pagetwin.engine.trace import HistoryWriter
+from pagetwin.reports.verification_files import junit_xml, summary_markdown
+
+SCHEMA = "pagetwin.run/1"
+
+
+class RunFolder:
+    """Files of one run in `folder`; None for a run that leaves nothing.
+
+    run.jsonl is written as the run goes. All others appear whole, at its end. Raises
+    NotADirectoryError if `folder` is a file.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(20, "is a file; name a folder", str(folder))
+        self._folder = folder
+
+    def begin(self, result: SuiteResult) -> None:
+        """Makes the folder, and starts its log with what is about to be run."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "run.jsonl").write_bytes(b"")
+        self.note(
+            "run",
+            schema=SCHEMA,
+            spec=result.spec,
+            engine=result.engine,
+            profile=result.profile,
+            seed=result.seed,
+            budget_s=result.budget_s,
+            versions=result.versions,
+        )
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Appends one line to the log."""
+        if self._folder is not None:
+            with (self._folder / "run.jsonl").open("ab") as file:
+                file.write(msgspec.json.encode({"kind": kind, **facts}) + b"\n")
+
+    def save_reproductions(self, tallies: Mapping[str, Tally]) -> dict[str, str]:
+        """Writes the scenario and the history of each property's first violation; returns the
+        scenario's path by property id."""
+        files: dict[str, str] = {}
+        if self._folder is None:
+            return files
+        for property_id, tally in tallies.items():
+            if tally.scenario is None:
+                continue
+            place = self._folder / "repro" / property_id
+            place.mkdir(parents=True, exist_ok=True)
+            save_scenario(tally.scenario, place / "scenario.json")
+            with HistoryWriter(place / "history.jsonl") as history:
+                for record in tally.records:
+                    history.write(record)
+            files[property_id] = str(place / "scenario.json")
+        return files
+
+    def finish(self, result: SuiteResult) -> None:
+        """Writes results.json, results.jsonl, junit.xml and summary.md."""
+        if self._folder is None:
+            return
+        document = msgspec.to_builtins(result) | {"exit_code": int(result.exit_code)}
+        lines = [msgspec.json.encode(one) + b"\n" for one in result.results]
+        for name, content in (
+            ("results.json", msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"),
+            ("results.jsonl", b"".join(lines)),
+            ("junit.xml", junit_xml(result)),
+            ("summary.md", summary_markdown(result).encode()),
+        ):
+            self._write(self._folder / name, content)
+        counts = {status.value: count for status, count in result.counts.items()}
+        self.note("result", complete=result.complete, cut_short=result.cut_short, counts=counts)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        """Under its name only when it is whole."""
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_bytes(content)
+        os.replace(beside, path)
