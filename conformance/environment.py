@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(num_threads: int) -> dict[str, str]:
-    """The processor and what of it this process may use."""
+def machine(num_threads: int | None = None) -> dict[str, str]:
+    """The processor and what of it this process may use; `num_threads` where torch is used."""
+    threads = {} if num_threads is None else {"torch threads": str(num_threads)}
     return {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "torch threads": str(num_threads),
+        **threads,
         "system": platform.platform(),
     }
 
@@ -88,12 +90,15 @@ def gpu() -> dict[str, str]:
     }
 
 
-def commit() -> Commit | None:
-    """The commit that the running sources are of; None where they are in no git repository."""
+def commit(folders: Sequence[str] = SOURCES) -> Commit | None:
+    """The commit that the running sources are of; None where they are in no git repository.
+
+    `dirty` is about the Python files of `folders`.
+    """
     # A checkout of something else may surround an installed package: it does not track this file.
     if not _git("ls-files", "--error-unmatch", "conformance/environment.py"):
         return None
-    paths = [f":(glob){folder}/**/*.py" for folder in SOURCES]
+    paths = [f":(glob){folder}/**/*.py" for folder in folders]
     changed = _git("status", "--porcelain", "--", *paths)
     return Commit(_git("rev-parse", "HEAD"), bool(changed))
 

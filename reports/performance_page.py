@@ -13,17 +13,20 @@ import msgspec
 
 from pagetwin.conformance.bench.kernel_result import KernelReport
 from pagetwin.conformance.bench.offline_result import OfflineReport
+from pagetwin.conformance.bench.simulation import SimulatorReport
 from pagetwin.engine.errors import TraceError
 from pagetwin.reports.kernel_table import attention_table, ceilings_table, kernel_grid
 from pagetwin.reports.offline_table import floor_table, offline_table, startup_table, step_table
 from pagetwin.reports.peers import Peers
+from pagetwin.reports.simulator_table import load_simulator_peers, simulator_table
 from pagetwin.reports.tables import Table, number
 
-OFFLINE, KERNELS, PEERS, VERSIONS = (
+OFFLINE, KERNELS, PEERS, VERSIONS, SIMULATOR = (
     "h100_offline.json",
     "h100_kernels.json",
     "peers.json",
     "versions.json",
+    "cpu_simulator.json",
 )
 _MARKED = re.compile(r"<!-- table: (?P<name>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -56,6 +59,10 @@ class Results:
     @property
     def kernels(self) -> KernelReport:
         return self._read(KERNELS, KernelReport)
+
+    @property
+    def simulator(self) -> SimulatorReport:
+        return self._read(SIMULATOR, SimulatorReport)
 
     @property
     def versions(self) -> list[Version]:
@@ -127,6 +134,10 @@ def _versions(results: Results) -> Table:
     return Table(columns, rows, num_left=4)
 
 
+def _simulator(results: Results) -> Table:
+    return simulator_table(results.simulator, load_simulator_peers())
+
+
 TABLES: dict[str, Callable[[Results], Table]] = {
     "ceilings": _ceilings,
     "engine": _engine,
@@ -136,6 +147,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "attention": _attention,
     "kernels": _kernels,
     "versions": _versions,
+    "simulator": _simulator,
 }
 
 

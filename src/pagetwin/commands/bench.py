@@ -153,6 +153,45 @@ def kernels(
 
 
 @bench.command()
+def simulator(
+    *,
+    requests: Annotated[
+        int, typer.Option(metavar="N", help="Requests that both modes simulate.")
+    ] = 20_000,
+    long: Annotated[
+        int,
+        typer.Option(metavar="N", help="Requests of a longer run, for its memory; 0: none."),
+    ] = 1_000_000,
+    repeats: Annotated[int, typer.Option(metavar="N", help="Runs of each mode.")] = 3,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time the simulator on one replica, jumping and stepping; both must find the same.
+
+    512 prompt and 128 output tokens, Poisson arrivals at 8 a second: the job that other
+    simulators were measured on.
+    """
+    from pagetwin.conformance.bench.simulation import measure
+    from pagetwin.reports.simulator_table import load_simulator_peers, simulator_table
+
+    with written_if_named(out) as result:
+        report = measure(
+            num_requests=requests,
+            num_requests_long=long,
+            repeats=repeats,
+            progress=lambda what: print(what, file=sys.stderr, flush=True),
+        )
+        document = as_json_document(report)
+        if result is not None:
+            result.write_bytes(document)
+    if as_json:
+        print(document.decode(), end="")
+    else:
+        print(f"{report.machine['processor']}; {report.workload}\n")
+        print(simulator_table(report, load_simulator_peers()).text())
+
+
+@bench.command()
 def tables(
     page: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to fill.")] = Path(
         "docs/performance.md"
