@@ -1,0 +1,1 @@
+"""How sure one may be of what simulated runs say: intervals, saturation, when to stop."""
