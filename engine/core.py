@@ -113,12 +113,17 @@ class EngineCore:
 
         With async scheduling up to one more step is started before.
         """
-        started = self._start_step()
+        started = self.start_step()
         if self.config.scheduler.async_scheduling and started and len(self._in_flight) == 1:
-            self._start_step()
-        return self._close_step() if self._in_flight else None
+            self.start_step()
+        return self.finish_step()
 
-    def _start_step(self) -> bool:
+    def start_step(self) -> bool:
+        """Plans a step and hands it to the executor; False if there is nothing to plan.
+
+        `step` calls it, and `finish_step`, as the policy wants; whoever calls them alone decides
+        what happens while a step is in flight.
+        """
         start = self._clock()
         plan = self.scheduler.schedule()
         if plan is None:
@@ -133,7 +138,10 @@ class EngineCore:
             return self._executor.submit(plan)
         return DoneStep(self._executor.execute(plan))
 
-    def _close_step(self) -> CompletedStep:
+    def finish_step(self) -> CompletedStep | None:
+        """Lets the oldest step in flight take effect; None if none is in flight."""
+        if not self._in_flight:
+            return None
         plan, pending = self._in_flight.popleft()
         result = pending.result()
         if self._processor is not None:

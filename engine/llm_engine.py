@@ -135,8 +135,23 @@ class LLMEngine:
             cache_salt=cache_salt,
             bad_words_token_ids=self._bad_words(params.bad_words),
         )
-        if beam_search is not None:
-            self._check_beam_search(request, beam_search)
+        self._take(request, text)
+
+    def submit(self, request: Request) -> None:
+        """Submits a request as it is: token ids, resolved bad words, EOS ids, arrival and all.
+
+        For those who hold requests as data. Raises RequestError, and changes nothing, if the
+        request cannot be served.
+        """
+        if request.request_id in self._processor:
+            raise RequestError(f"request_id={request.request_id!r} is not finished; choose another")
+        self._check_params(request.sampling_params, request.beam_search)
+        self._checked_ids(request.prompt_token_ids)
+        self._take(request, None)
+
+    def _take(self, request: Request, text: str | None) -> None:
+        if request.beam_search is not None:
+            self._check_beam_search(request, request.beam_search)
         self.core.add_request(request)
         self._processor.add_request(request, text)
 
@@ -153,8 +168,14 @@ class LLMEngine:
 
     def step(self) -> list[RequestOutput]:
         """Runs one step; the outputs of the requests that it changed, as they asked for them."""
+        return self._outputs_after(self.core.step())
+
+    def finish_step(self) -> list[RequestOutput]:
+        """Likewise for a step that `core.start_step` began."""
+        return self._outputs_after(self.core.finish_step())
+
+    def _outputs_after(self, completed: CompletedStep | None) -> list[RequestOutput]:
         outputs, self._pending = self._pending, []
-        completed = self.core.step()
         if completed is not None:
             if self.on_step is not None:
                 self.on_step(completed)

@@ -1,0 +1,243 @@
+"""`pagetwin:MODEL?{json}`: our engine, with a real model or a random one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import torch
+
+from pagetwin.conformance.adapters.options import read_options
+from pagetwin.conformance.adapters.own_session import OwnSession
+from pagetwin.conformance.adapters.protocol import (
+    AdapterError,
+    EngineInfo,
+    SessionConfig,
+    SessionRefused,
+)
+from pagetwin.conformance.adapters.random_checkpoint import RandomModel, write_random_checkpoint
+from pagetwin.conformance.capability import Capabilities, Flag, Support, no
+from pagetwin.conformance.environment import versions
+from pagetwin.engine.config import CacheConfig, DType, EngineConfig, ModelConfig, SchedulerConfig
+from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.factory import build_runner, cache_sliding_window, resolve_device
+from pagetwin.engine.llm_engine import LLMEngine
+from pagetwin.engine.models.loader import LoadedModel, load_model
+from pagetwin.engine.trace import HistoryWriter
+
+RANDOM = "random"
+FLAGS = (
+    Flag.TOKEN_IDS,
+    Flag.TOKEN_PROMPT,
+    Flag.CANCEL,
+    Flag.SEED,
+    Flag.IGNORE_EOS,
+    Flag.STOP_TOKENS,
+    Flag.SAMPLES,
+    Flag.PRIORITY,
+    Flag.CACHE_SALT,
+    Flag.TEMPERATURE,
+    Flag.CHOSEN_LOGPROB,
+    Flag.TOPK_LOGPROB,
+    Flag.PROMPT_LOGPROBS,
+    Flag.SCORE,
+    Flag.FORCE_TOKENS,
+    Flag.CACHED_TOKEN_COUNT,
+    Flag.PREFIX_CACHE,
+    Flag.RESET_CACHE,
+    Flag.STEP_TRACE,
+    Flag.BLOCK_TABLES,
+    Flag.COPIES,
+    Flag.COUNTERS,
+    Flag.POLICY,
+    Flag.NOT_THE_TWIN,
+    Flag.STEP_CONTROL,
+    Flag.NOISE_KNOWN,
+    Flag.CHECKPOINT,
+    Flag.INVARIANT_RUN,
+    Flag.INVARIANT_LAYOUT,
+)
+_BY_SIZE = "a CPU's matrix products choose the order of their sums by the number of rows"
+_INVARIANT = (
+    Flag.INVARIANT_BATCH,
+    Flag.INVARIANT_CHUNK,
+    Flag.INVARIANT_CACHE_HISTORY,
+    Flag.INVARIANT_PREEMPT,
+)
+_OTHERS = {
+    Flag.RAW_LOGITS: no("logits stay inside; log-probabilities come out"),
+    Flag.SUPPORT_MASK: no("the sampler does not hand out its masks"),
+    Flag.KV_EVENTS: no("its records say which blocks are cached"),
+    Flag.FORCE_PREEMPT: no("preemptions come from the policy alone; use a small pool"),
+    Flag.FAULT_INJECTION: no("no row can be made to fail from outside"),
+    Flag.READ_KV: no("K and V stay inside"),
+    Flag.POISON: no("K and V stay inside"),
+    Flag.VIRTUAL_CLOCK: no("it computes in real time"),
+}
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Behind `?`. Those of RandomModel describe the model `random`."""
+
+    dtype: DType = "auto"
+    device: str = "auto"
+    attention_backend: str = "auto"
+    num_blocks: int = 256
+    block_size: int = 16
+    num_host_blocks: int = 64
+    max_model_len: int = 512
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 256
+    seed: int = 0
+    vocab_size: int = 32
+    hidden_size: int = 32
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+
+    def random_model(self, vocab_size: int | None = None) -> RandomModel:
+        return RandomModel(
+            seed=self.seed,
+            vocab_size=vocab_size or self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            dtype=self.dtype,
+        )
+
+
+class OwnAdapter:
+    """Our engine; models are loaded once and shared by the sessions."""
+
+    def __init__(self, model: str, options: Options) -> None:
+        self._model = model
+        self._options = options
+        self._folder = TemporaryDirectory(prefix="pagetwin-random-")
+        self._loaded: dict[str, LoadedModel] = {}
+        self._device = resolve_device(_device(options.device))
+        self._loaded_model(self._path(None))
+
+    def describe(self) -> EngineInfo:
+        path = self._path(None)
+        spec = self._loaded_model(path).spec
+        limits = self._scheduler_config(path)
+        return EngineInfo(
+            name="pagetwin",
+            version=versions()["pagetwin"],
+            model=path,
+            dtype=str(spec.dtype).removeprefix("torch."),
+            device=str(self._device),
+            vocab_size=spec.vocab_size,
+            max_model_len=limits.max_model_len,
+            block_size=self._options.block_size,
+            num_blocks=self._options.num_blocks,
+            eos_token_ids=spec.eos_token_ids,
+            knobs={
+                "attention_backend": self._options.attention_backend,
+                "torch": str(torch.__version__),
+            },
+        )
+
+    def capabilities(self) -> Capabilities:
+        others: dict[Flag, Support] = dict(_OTHERS)
+        others[Flag.TEXT] = no("sessions work with token ids alone")
+        others[Flag.STOP_STRINGS] = no("sessions work with token ids alone")
+        if self._device.type == "cuda":
+            return Capabilities.of((*FLAGS, *_INVARIANT), others)
+        return Capabilities.of(FLAGS, others | dict.fromkeys(_INVARIANT, no(_BY_SIZE)))
+
+    def open(self, config: SessionConfig) -> OwnSession:
+        """Raises SessionRefused where the model, or this machine, cannot be run so."""
+        if config.failing_requests:
+            raise SessionRefused("failing_requests: no row can be made to fail from outside")
+        if config.outputs:
+            raise SessionRefused("outputs: give requests trace_decode_token_ids instead")
+        if config.model is not None and config.vocab_size is not None:
+            raise SessionRefused("a checkpoint has its own vocab_size; give one of the two")
+        path = config.model or self._path(config.vocab_size)
+        history = HistoryWriter(keep=True, with_block_tables=True)
+        try:
+            engine = self._engine(path, config, history)
+        except ConfigError as error:
+            raise SessionRefused(str(error)) from None
+        return OwnSession(self.describe(), engine, history)
+
+    def close(self) -> None:
+        self._loaded.clear()
+        self._folder.cleanup()
+
+    def _engine(self, path: str, config: SessionConfig, history: HistoryWriter) -> LLMEngine:
+        loaded = self._loaded_model(path)
+        engine_config = EngineConfig(
+            model=self._model_config(path),
+            cache=config.cache or self._cache_config(path),
+            scheduler=config.scheduler or self._scheduler_config(path),
+            attention_backend=self._options.attention_backend,
+            device=_device(self._options.device),
+            max_logprobs=loaded.spec.vocab_size,
+            debug_invariants=True,
+        )
+        runner = build_runner(engine_config, loaded)
+        runner.warm_up()
+        return LLMEngine(
+            engine_config,
+            runner,
+            vocab_size=loaded.spec.vocab_size,
+            eos_token_ids=loaded.spec.eos_token_ids,
+            history=history,
+        )
+
+    def _path(self, vocab_size: int | None) -> str:
+        """Where the model is; a random one is written when it is first asked for."""
+        if self._model != RANDOM:
+            return self._model
+        wanted = self._options.random_model(vocab_size)
+        folder = Path(self._folder.name) / f"vocab-{wanted.vocab_size}"
+        if not folder.exists():
+            write_random_checkpoint(wanted, folder)
+        return str(folder)
+
+    def _loaded_model(self, path: str) -> LoadedModel:
+        if path not in self._loaded:
+            self._loaded[path] = load_model(self._model_config(path), self._device)
+        return self._loaded[path]
+
+    def _model_config(self, path: str) -> ModelConfig:
+        return ModelConfig(
+            model=path, skip_tokenizer=True, dtype=self._options.dtype, seed=self._options.seed
+        )
+
+    def _cache_config(self, path: str) -> CacheConfig:
+        options = self._options
+        return CacheConfig(
+            num_blocks=options.num_blocks,
+            block_size=options.block_size,
+            num_host_blocks=options.num_host_blocks,
+            sliding_window=cache_sliding_window(self._loaded_model(path).spec),
+        )
+
+    def _scheduler_config(self, path: str) -> SchedulerConfig:
+        options = self._options
+        longest = min(options.max_model_len, self._loaded_model(path).spec.max_model_len)
+        return SchedulerConfig(
+            max_model_len=longest,
+            max_num_seqs=options.max_num_seqs,
+            max_num_batched_tokens=options.max_num_batched_tokens,
+        )
+
+
+def _device(name: str) -> Any:
+    if name not in ("auto", "cpu", "cuda"):
+        raise AdapterError(f"device={name!r} is unknown; there are auto, cpu, cuda")
+    return name
+
+
+def make(target: str, options: Mapping[str, Any]) -> OwnAdapter:
+    """Raises AdapterError on options that do not exist, ModelError if the model cannot be read."""
+    if not target:
+        raise AdapterError(
+            "'pagetwin:' names no model; write pagetwin:random, or pagetwin:NAME_OR_FOLDER"
+        )
+    return OwnAdapter(target, read_options("pagetwin:", options, Options))
