@@ -75,6 +75,8 @@ class Flag(StrEnum):
     FAULT_INJECTION = "fault_injection"
     NOISE_KNOWN = "noise_known"
     """The noise of a draw is a known function of seed, position and token."""
+    ATTENTION = "attention"
+    """Its attention can be asked directly: `AttendingAdapter.attend`."""
     CHECKPOINT = "checkpoint"
     """It can be opened on a checkpoint that the suite makes (SessionConfig.model)."""
     INVARIANT_RUN = "invariant.run"

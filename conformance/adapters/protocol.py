@@ -6,7 +6,7 @@ the protocol's docstring names.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -17,6 +17,11 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import PagetwinError
 from pagetwin.engine.request import Request
 from pagetwin.engine.trace import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pagetwin.kernels.trial import Span
 
 
 class AdapterError(PagetwinError):
@@ -126,6 +131,26 @@ class Adapter(Protocol):
 
     def close(self) -> None:
         """Lets go of whatever the adapter holds (a process, a model); twice is once."""
+        ...
+
+
+@runtime_checkable
+class AttendingAdapter(Adapter, Protocol):
+    """Flag.ATTENTION."""
+
+    def attend(
+        self,
+        spans: "Sequence[Span]",
+        *,
+        block_size: int,
+        scale: float,
+        sliding_window: int,
+        poison: float,
+        placement_seed: int,
+    ) -> "Tensor":
+        """Paged attention of the spans' rows, [rows, num_heads, head_size], over a pool laid out
+        by pagetwin.kernels.trial.make_batch: `poison` fills whatever no row may read, and
+        `placement_seed` draws the blocks."""
         ...
 
 

@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike
 
 RATIOS: Mapping[float, float] = {0.5: 2.0, 0.99: 2.0, 1.0: 3.0}
 """By quantile of the absolute errors, how many times the reference's the engine's may be."""
+ENGINE_TO_ORACLE = 2.0
+"""How much larger than a reference's error, in the same dtype, an engine's may be where single
+values are judged."""
 FLOOR_ROUNDINGS = 4.0
 
 

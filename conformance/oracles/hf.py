@@ -17,7 +17,8 @@ times as far from exact as the oracle (the three-way rule), so
 A difference with a gap above tau is a mismatch: rounding cannot explain it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,9 +26,10 @@ import msgspec
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
-ENGINE_TO_ORACLE = 2.0
-"""How much larger than the oracle's own float32 error an engine's may be."""
+from pagetwin.conformance.numerics.three_way import ENGINE_TO_ORACLE
+
 MAX_ERROR = 1e-2
 """A float32 error above this is no rounding: the model or its inputs are ill-conditioned."""
 
@@ -226,11 +228,24 @@ def _oracle_error(oracle: HuggingFaceOracle, output: GreedyOutput) -> float:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager", local_files_only=True
-    )
+    with _no_progress_bar():
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+        )
     model.requires_grad_(False).train(False)
     return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """An oracle works in the background; its bars would stand between the lines of a report."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _scores(model: PreTrainedModel, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> Tensor:

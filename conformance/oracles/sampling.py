@@ -38,10 +38,11 @@ def adjusted_logits(logits: Floats, request: Request, output_token_ids: Sequence
         result[list(ends)] = -math.inf
     for token, bias in (params.logit_bias or {}).items():
         result[token] += bias
-    for token in set(text):
-        penalty = params.repetition_penalty
+    penalty = params.repetition_penalty
+    for token in set(text) if penalty != 1 else ():
         result[token] *= 1 / penalty if result[token] > 0 else penalty
-    for token in set(output_token_ids):
+    is_counted = params.frequency_penalty or params.presence_penalty
+    for token in set(output_token_ids) if is_counted else ():
         count = list(output_token_ids).count(token)
         result[token] -= params.frequency_penalty * count + params.presence_penalty
     return result

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
+from pagetwin.conformance.experiments.ends import Ends
+from pagetwin.conformance.experiments.history_independence import HistoryIndependence
+from pagetwin.conformance.experiments.neighbours import Neighbours
+from pagetwin.conformance.experiments.numerics import Numerics
+from pagetwin.conformance.experiments.one_distribution import OneDistribution
+from pagetwin.conformance.experiments.paged_attention import PagedAttention
 from pagetwin.conformance.experiments.provenance import ProvenanceExperiment
+from pagetwin.conformance.experiments.sampling import Sampling
+from pagetwin.conformance.experiments.sampling_semantics import SamplingSemantics
 from pagetwin.conformance.experiments.scenarios import RandomScenarios
 from pagetwin.conformance.experiments.serving import Serving
 from pagetwin.conformance.suite.experiment import Experiment
@@ -10,7 +18,15 @@ from pagetwin.conformance.suite.experiment import Experiment
 EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     Serving,
     RandomScenarios,
+    HistoryIndependence,
+    Neighbours,
+    Ends,
     ProvenanceExperiment,
+    PagedAttention,
+    Numerics,
+    SamplingSemantics,
+    OneDistribution,
+    Sampling,
 )
 """Cheap and exact ones first: what they find explains what the others would."""
 
