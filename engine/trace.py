@@ -5,10 +5,12 @@ P1.5): a header, then submissions, aborts, resets, plans and results. Reading on
 engine: checkers and the twin work from the file alone.
 """
 
+import gzip
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import msgspec
 
@@ -205,14 +207,21 @@ class HistoryWriter:
         self.close()
 
 
+def opened_history(path: Path) -> IO[bytes]:
+    """A history file's plain text, whether or not it is compressed (.xz, .gz)."""
+    if path.suffix == ".xz":
+        return lzma.open(path)
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
 def read_history(path: Path) -> Iterator[Record]:
-    """Yields the records of a history file.
+    """Yields the records of a history file, which may be compressed (.xz, .gz).
 
     Raises TraceError, naming file and line, on a line that is not a record, a missing header,
     or a schema that this version does not know.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with opened_history(path) as file:
+        for number, line in enumerate(_lines(file, path), start=1):
             try:
                 record = _decoder.decode(line)
             except msgspec.DecodeError as error:
@@ -227,3 +236,12 @@ def read_history(path: Path) -> Iterator[Record]:
                     "use the pagetwin version that wrote it"
                 )
             yield record
+
+
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+        raise TraceError(
+            f"{path}: cannot be decompressed ({error}); it is damaged or cut"
+        ) from None

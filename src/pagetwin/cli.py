@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pagetwin.commands.bench import bench
+from pagetwin.commands.calibrate import calibrate
 from pagetwin.commands.demo import demo
 from pagetwin.commands.profile import profile
 from pagetwin.commands.verify import verify
@@ -20,6 +21,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(demo)
+app.command()(calibrate)
 app.command()(profile)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")

@@ -1,0 +1,138 @@
+"""Decides what a set of histories calibrates: one subject, its steps by workload, a profile."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.trace import HeaderRecord
+from pagetwin.simulator.costs.fitting import Floors, cross_validate, fit, measured_range
+from pagetwin.simulator.costs.profile import Profile, Source, Subject, roofline_floor, subject_of
+from pagetwin.simulator.recordings.reading import identity, read_records
+from pagetwin.simulator.recordings.runs import RecordedRun, StepTable, read_runs
+
+WARM_UP = "warm-up"
+"""The label of runs that are there to be forgotten."""
+MAX_HIT_SHARE = 0.05
+"""Above it a run is not fitted to: sequences that share keys and values read them from the cache
+of the device, and a step's composition does not tell."""
+
+
+@dataclass
+class Collected:
+    """The measured steps of some histories."""
+
+    header: HeaderRecord
+    tables: dict[str, list[StepTable]] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)
+    sharing: list[str] = field(default_factory=list)
+    """Workloads whose sequences share prefixes."""
+
+    def by_workload(self) -> dict[str, StepTable]:
+        return {name: StepTable.joined(tables) for name, tables in self.tables.items()}
+
+
+def calibrate(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Profile:
+    """A profile fitted to histories of one engine, model and device.
+
+    With `workloads` only to runs of those. Raises ConfigError if the histories are of different
+    subjects, say too little of where they come from, or hold too few steps; TraceError if one
+    cannot be read.
+    """
+    collected = collect(paths, workloads)
+    header = collected.header
+    subject = recorded_subject(header)
+    floors = Floors.of(roofline_floor(header.model_config, subject))
+    tables = collected.by_workload()
+    fitted = {name: table for name, table in tables.items() if name not in collected.sharing}
+    everything = StepTable.joined(fitted.values())
+    max_num_seqs = header.scheduler.max_num_seqs
+    return Profile(
+        subject=subject,
+        model=Path(header.model or "").name,
+        model_config=header.model_config,
+        sources_sha256=header.versions.get("sources", ""),
+        max_num_seqs=max_num_seqs,
+        costs=fit(everything, floors),
+        measured_up_to=measured_range(everything),
+        fitted_to=tuple(collected.sources),
+        not_fitted_to=tuple(collected.sharing),
+        cross_validation=cross_validate(
+            tables, floors, leave_out=collected.sharing, max_num_seqs=max_num_seqs
+        ),
+    )
+
+
+def collect(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Collected:
+    """The steps of all runs, warm-ups aside; raises like `calibrate`."""
+    collected: Collected | None = None
+    seen: list[str] = []
+    for path in paths:
+        steps: dict[str, int] = {}
+        for run in read_runs(read_records(path)):
+            collected = collected or Collected(run.header)
+            _require_one_subject(collected.header, run, path)
+            if run.workload not in seen:
+                seen.append(run.workload)
+            if run.workload == WARM_UP or (workloads and run.workload not in workloads):
+                continue
+            if run.prefix_hit_share > MAX_HIT_SHARE and run.workload not in collected.sharing:
+                collected.sharing.append(run.workload)
+            collected.tables.setdefault(run.workload, []).append(run.steps)
+            steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
+        source = Source(name=path.name, sha256=identity(path).sha256, workloads=steps)
+        if collected is not None:
+            collected.sources.append(source)
+    unknown = [name for name in workloads if name not in seen]
+    if unknown:
+        raise ConfigError(
+            f"no run of workload {', '.join(unknown)} in these histories; they hold "
+            f"{', '.join(seen) or 'none'}"
+        )
+    if collected is None or len(collected.tables) == len(collected.sharing):
+        names = ", ".join(map(str, paths))
+        raise ConfigError(
+            f"no step to fit to in {names}: record whole workloads, some without shared prefixes"
+        )
+    return collected
+
+
+def recorded_subject(header: HeaderRecord) -> Subject:
+    """What a history was measured of. Raises ConfigError if its header does not say."""
+    missing = [
+        name
+        for name, value in (
+            ("model_config", header.model_config),
+            ("dtype", header.dtype),
+            ("device", header.device not in (None, "auto")),
+        )
+        if not value
+    ]
+    if missing:
+        raise ConfigError(
+            f"the history's header does not say {', '.join(missing)}, so nobody can tell for what "
+            "its times hold; record it with 'pagetwin bench offline --record' of this version"
+        )
+    return subject_of(
+        header.model_config,
+        dtype=header.dtype,
+        device=header.device or "",
+        engine=header.versions.get("pagetwin", ""),
+        knobs={**header.knobs, "async_scheduling": _yes_or_no(header.scheduler.async_scheduling)},
+    )
+
+
+def _require_one_subject(header: HeaderRecord, run: RecordedRun, path: Path) -> None:
+    differences = recorded_subject(run.header).differences(recorded_subject(header))
+    ours, theirs = (one.versions.get("sources", "") for one in (run.header, header))
+    if ours != theirs:
+        differences.append(f"engine sources {ours[:12]}, not {theirs[:12]}")
+    if differences:
+        raise ConfigError(
+            f"{path} was measured of something else than the histories before it "
+            f"({'; '.join(differences)}); calibrate each by itself"
+        )
+
+
+def _yes_or_no(value: bool) -> str:
+    return str(value).lower()

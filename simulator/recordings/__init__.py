@@ -1,0 +1,1 @@
+"""Recorded runs of an engine, kept small and read back."""

@@ -1,0 +1,223 @@
+"""Calibration: known costs are found again, nothing falls, strangers are refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pagetwin.engine.cuda_graphs import graph_sizes as engine_graph_sizes
+from pagetwin.engine.errors import ConfigError, TraceError
+from pagetwin.engine.trace import ResultRecord, read_history
+from pagetwin.simulator.cost_model import LinearCostModel, StepComposition
+from pagetwin.simulator.costs.basis import Rise
+from pagetwin.simulator.costs.calibration import calibrate
+from pagetwin.simulator.costs.datasheets import GPUS
+from pagetwin.simulator.costs.fitting import held_out_error
+from pagetwin.simulator.costs.graph_sizes import graph_sizes
+from pagetwin.simulator.costs.model_shape import ModelShape
+from pagetwin.simulator.costs.profile import (
+    CalibratedCosts,
+    EagerCosts,
+    GraphCosts,
+    StepCosts,
+    read_profile,
+)
+from pagetwin.simulator.costs.roofline import PERFECT, Roofline
+from pagetwin.simulator.recordings.reading import read_records
+from pagetwin.simulator.recordings.runs import read_runs
+
+Write = Callable[..., Path]
+
+small = st.floats(0, 1e-6)
+rises = st.lists(st.floats(0, 1e-3), min_size=1, max_size=5).map(
+    lambda parts: Rise(
+        knots=tuple(range(1, 20 * len(parts) + 1, 20)),
+        seconds=tuple(1e-4 + sum(parts[: i + 1]) for i in range(len(parts))),
+    )
+)
+graphs = st.builds(GraphCosts, rise=rises, per_context_s=small, per_mean_context_s=small)
+eagers = st.builds(
+    EagerCosts,
+    rise=rises,
+    per_pair_s=small,
+    per_context_s=small,
+    per_chunk_s=small,
+    per_sample_s=small,
+)
+floors = st.none() | st.just(
+    Roofline(
+        shape=ModelShape(
+            num_layers=2,
+            hidden_size=64,
+            num_attention_heads=4,
+            num_kv_heads=2,
+            head_size=16,
+            intermediate_size=128,
+            vocab_size=1000,
+        ),
+        gpu=GPUS["H100"],
+        efficiency=PERFECT,
+    )
+)
+models = st.builds(
+    CalibratedCosts,
+    st.builds(StepCosts, graph=st.none() | graphs, eager=eagers),
+    max_num_seqs=st.integers(1, 300),
+    floor=floors,
+)
+
+
+@given(models, st.integers(1, 400), st.integers(0, 10**7))
+def test_decode_steps_lie_exactly_on_their_line(
+    model: CalibratedCosts, count: int, context: int
+) -> None:
+    base, slope = model.decode_line(count)
+    parts = StepComposition(
+        num_decode_sequences=count, num_context_tokens=context, num_samples=count
+    )
+    assert model.ticks(parts) == base + slope * context
+    assert base >= 1
+    assert slope >= 0
+
+
+@given(
+    models,
+    st.integers(0, 5000),
+    st.integers(0, 10**7),
+    st.integers(0, 300),
+    st.integers(0, 10**6),
+    st.sampled_from(["num_prefill_tokens", "prefill_area", "num_context_tokens"]),
+)
+def test_a_step_with_more_in_it_never_takes_less(
+    model: CalibratedCosts, tokens: int, area: int, decodes: int, context: int, more: str
+) -> None:
+    tokens = max(tokens, int(not decodes))
+    parts = StepComposition(
+        num_prefill_sequences=int(tokens > 0),
+        num_prefill_tokens=tokens,
+        prefill_area=area if tokens else 0,
+        num_decode_sequences=decodes,
+        num_context_tokens=context if decodes else 0,
+        num_samples=decodes,
+    )
+    changed = {more: getattr(parts, more) + 1}
+    if more == "num_prefill_tokens":
+        changed |= {"num_prefill_sequences": 1, "prefill_area": parts.prefill_area + 1}
+    assert model.ticks(msgspec.structs.replace(parts, **changed)) >= model.ticks(parts)
+
+
+@given(models, st.integers(1, 400), st.integers(1, 400), st.integers(1, 4000))
+def test_more_sequences_of_the_same_length_never_take_less(
+    model: CalibratedCosts, one: int, other: int, length: int
+) -> None:
+    fewer, more = sorted([one, other])
+    times = []
+    for count in (fewer, more):
+        base, slope = model.decode_line(count)
+        times.append(base + slope * length * count)
+    # The share of the mean context is rounded to a tick for each token.
+    assert times[1] >= times[0] - length * more
+
+
+@given(models, st.integers(1, 300), st.integers(0, 10**6))
+def test_no_step_is_under_the_roofline(model: CalibratedCosts, count: int, context: int) -> None:
+    if model.floor is None:
+        return
+    parts = StepComposition(
+        num_decode_sequences=count, num_context_tokens=context, num_samples=count
+    )
+    assert model.ticks(parts) >= model.floor.ticks(parts)
+
+
+@pytest.mark.parametrize("max_num_seqs", [1, 2, 3, 8, 64, 100, 256, 300, 512])
+def test_graph_sizes_are_the_engines(max_num_seqs: int) -> None:
+    assert graph_sizes(max_num_seqs) == engine_graph_sizes(max_num_seqs)
+
+
+def test_known_costs_are_found_and_predict_a_workload_that_was_not_seen(
+    write_history: Write,
+) -> None:
+    profile = calibrate([write_history("calm", rate=4.0), write_history("busy", rate=40.0)])
+    assert set(profile.cross_validation) == {"calm", "busy"}
+    for held_out in profile.cross_validation.values():
+        assert abs(held_out.total_error) < 0.02
+    [run] = read_runs(read_records(write_history("other", rate=20.0, count=100)))
+    error = held_out_error(profile.cost_model(), run.steps)
+    assert error.steps > 100
+    assert abs(error.total_error) < 0.02
+    assert error.mean_absolute_error < 0.05
+
+
+def test_a_profile_survives_its_file_and_says_what_it_is_of(
+    write_history: Write, tmp_path: Path
+) -> None:
+    profile = calibrate([write_history("calm"), write_history("busy", rate=40.0)])
+    path = tmp_path / "profile.json"
+    path.write_bytes(msgspec.json.encode(profile))
+    assert read_profile(path) == profile
+    assert profile.label.startswith("calibrated: tiny on cpu; workloads left out were within")
+    assert [source.name for source in profile.fitted_to] == ["calm.jsonl", "busy.jsonl"]
+    assert profile.measured_up_to["decode_sequences"] <= 16
+
+
+def test_one_workload_is_said_to_be_unvalidated(write_history: Write) -> None:
+    assert "not validated" in calibrate([write_history()]).label
+
+
+def test_a_profile_of_another_subject_is_refused(write_history: Write) -> None:
+    profile = calibrate([write_history()])
+    profile.check(profile.subject)
+    for change in ({"device": "NVIDIA H100"}, {"engine": "2.0"}, {"model_sha256": "0" * 64}):
+        [(field, value)] = change.items()
+        other = msgspec.structs.replace(profile.subject, **change)
+        with pytest.raises(ConfigError, match=rf"{field} .* not '{value}'.*calibrate"):
+            profile.check(other)
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ({"device": "NVIDIA H200"}, "device"),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"versions": {"pagetwin": "1.0", "sources": "cd" * 32}}, "engine sources"),
+    ],
+)
+def test_histories_of_two_subjects_are_not_mixed(
+    write_history: Write, header: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"two\.jsonl .*{named}"):
+        calibrate([write_history("one"), write_history("two", **header)])
+
+
+def test_bad_histories_are_explained(write_history: Write, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not say model_config"):
+        calibrate([write_history(model_config={})])
+    short = tmp_path / "short.jsonl"
+    short.write_bytes(b"".join(write_history().read_bytes().splitlines(keepends=True)[:12]))
+    with pytest.raises(ConfigError, match="measured steps are too few to fit"):
+        calibrate([short])
+    with pytest.raises(ConfigError, match=r"no run of workload other .* hold steady"):
+        calibrate([write_history()], ["other"])
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(write_history().read_bytes()[:-40])
+    with pytest.raises(TraceError, match=r"cut\.jsonl:\d+"):
+        calibrate([cut])
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text('{"schema": "pagetwin.profile/0"}')
+    with pytest.raises(ConfigError, match=r"schema 'pagetwin\.profile/0'"):
+        read_profile(wrong)
+    wrong.write_text("{")
+    with pytest.raises(ConfigError, match="is no profile"):
+        read_profile(wrong)
+
+
+def test_times_of_a_history_are_those_of_its_steps(write_history: Write) -> None:
+    path = write_history(rate=100.0, costs=LinearCostModel(constant_s=1e-3))
+    [run] = read_runs(read_records(path))
+    results = [record for record in read_history(path) if isinstance(record, ResultRecord)]
+    assert len(run.steps) == len(results) > 100
+    assert run.steps.seconds == pytest.approx(1e-3)
+    assert run.workload == "steady"

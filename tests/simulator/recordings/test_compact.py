@@ -1,0 +1,123 @@
+"""A compact history gives back every record, and shows where the twin would decide otherwise."""
+
+import lzma
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.strategies import scenarios
+from pagetwin.conformance.twins import judge_scenario
+from pagetwin.engine.errors import TraceError
+from pagetwin.engine.step import StepTimings
+from pagetwin.engine.trace import (
+    AbortRecord,
+    HistoryWriter,
+    PlanRecord,
+    Record,
+    RefuseRecord,
+    ResultRecord,
+    SubmitRecord,
+    read_history,
+)
+from pagetwin.simulator.recordings.columns import packed, packed_times, unpacked, unpacked_times
+from pagetwin.simulator.recordings.compact import compacted, expanded, read_compact
+from pagetwin.simulator.recordings.reading import compact_file, identity, read_records
+
+
+@given(st.lists(st.integers(-(2**62), 2**62)))
+def test_columns_come_back(numbers: list[int]) -> None:
+    assert unpacked(packed(numbers)) == numbers
+
+
+@given(st.lists(st.floats(0, 1e6)))
+def test_times_come_back_to_a_tenth_of_a_microsecond(seconds: list[float]) -> None:
+    assert unpacked_times(packed_times(seconds)) == pytest.approx(seconds, abs=6e-8)
+
+
+def comparable(record: Record) -> Record:
+    """Without what a compact history leaves out."""
+    if isinstance(record, PlanRecord):
+        return msgspec.structs.replace(record, block_tables={}, schedule_s=0.0, time_s=None)
+    if isinstance(record, ResultRecord):
+        return msgspec.structs.replace(record, timings=StepTimings(), update_s=0.0, time_s=None)
+    if isinstance(record, SubmitRecord | AbortRecord):
+        return msgspec.structs.replace(record, time_s=None)
+    if isinstance(record, RefuseRecord):
+        return msgspec.structs.replace(record, error="")
+    return record
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@given(scenarios())
+def test_any_history_comes_back_record_by_record(scenario: Scenario) -> None:
+    records = judge_scenario(scenario).records
+    data = compacted(records, sha256="ab" * 32, num_bytes=1)
+    again = list(expanded(read_compact(data, "it"), "it"))
+    assert [comparable(record) for record in again] == [comparable(r) for r in records]
+
+
+Write = Callable[..., Path]
+
+
+def test_a_file_becomes_small_and_remembers_what_it_was(
+    write_history: Write, tmp_path: Path
+) -> None:
+    plain = write_history(count=100)
+    compact = tmp_path / "it.compact.xz"
+    compact.write_bytes(compact_file(plain))
+    assert compact.stat().st_size < plain.stat().st_size / 20
+    assert identity(compact) == identity(plain)
+    assert identity(plain).num_bytes == plain.stat().st_size
+    before, after = list(read_history(plain)), list(read_records(compact))
+    assert [comparable(record) for record in after] == [comparable(r) for r in before]
+    times = [r.time_s for r in before if isinstance(r, ResultRecord)]
+    assert [r.time_s for r in after if isinstance(r, ResultRecord)] == pytest.approx(
+        times, abs=1e-6
+    )
+
+
+def test_a_plain_history_is_read_through_xz(write_history: Write, tmp_path: Path) -> None:
+    plain = write_history()
+    small = tmp_path / "it.jsonl.xz"
+    small.write_bytes(lzma.compress(plain.read_bytes()))
+    assert list(read_history(small)) == list(read_history(plain))
+    assert identity(small) == identity(plain)
+    small.write_bytes(lzma.compress(plain.read_bytes())[:-100])
+    with pytest.raises(TraceError, match=r"it\.jsonl\.xz.*damaged or cut"):
+        list(read_history(small))
+
+
+def test_one_decision_changed_is_found_where_it_happened(write_history: Write) -> None:
+    records = list(read_history(write_history()))
+    places = [i for i, r in enumerate(records) if isinstance(r, PlanRecord)]
+    place = random.Random(0).choice(places[5:])
+    record = records[place]
+    assert isinstance(record, PlanRecord)
+    row, *others = record.plan.scheduled
+    changed = msgspec.structs.replace(row, num_scheduled_tokens=row.num_scheduled_tokens + 1)
+    plan = msgspec.structs.replace(record.plan, scheduled=(changed, *others))
+    records[place] = msgspec.structs.replace(record, plan=plan)
+    data = compacted(records, sha256="ab" * 32, num_bytes=1)
+    with pytest.raises(TraceError, match=rf"event {place} \(PlanRecord\) the twin decided other"):
+        list(expanded(read_compact(data, "it"), "it"))
+
+
+def test_bad_files_are_explained(write_history: Write, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.compact.xz"
+    bad.write_bytes(b"not xz")
+    with pytest.raises(TraceError, match=r"bad\.compact\.xz: not a compact history"):
+        list(read_records(bad))
+    bad.write_bytes(lzma.compress(b"\x80"))
+    with pytest.raises(TraceError, match=r"not a compact history"):
+        list(read_records(bad))
+    headless = tmp_path / "headless.jsonl"
+    with HistoryWriter(headless) as writer:
+        writer.write(list(read_history(write_history()))[1])
+    with pytest.raises(TraceError, match="header"):
+        compact_file(headless)
