@@ -1,0 +1,75 @@
+"""The scopes that are explored: every configuration that decides differently, in small."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pagetwin.conformance.exploration.scope import Scope, make_scope
+from pagetwin.engine.config import PreemptionMode
+
+Size = Literal["quick", "full"]
+
+MODES: tuple[PreemptionMode, ...] = ("recompute", "swap")
+POLICIES = ("fcfs", "priority")
+
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("forks", {"num_samples": (1, 2), "prompt_lengths": (2, 3), "max_tokens": 2}),
+    ("forks-swap", {"num_samples": (1, 2), "prompt_lengths": (3,), "mode": "swap"}),
+    ("forks-async", {"num_samples": (1, 2), "prompt_lengths": (3,), "asynchronous": True}),
+    ("failures", {"failures": True, "asynchronous": True, "max_tokens": 2}),
+    ("no-chunks", {"enable_chunked_prefill": False, "max_num_batched_tokens": 8}),
+    ("short-chunks", {"long_prefill_token_threshold": 1}),
+    ("watermark", {"watermark_blocks": 1}),
+    ("lookahead", {"num_lookahead_slots": 1}),
+    ("no-caching", {"enable_prefix_caching": False, "enable_partial_hits": False}),
+    ("no-partial-hits", {"enable_partial_hits": False}),
+    ("window", {"sliding_window": 2}),
+    ("host-pool-of-one", {"mode": "swap", "num_host_blocks": 1}),
+    ("three-blocks", {"num_blocks": 4, "max_model_len": 6}),
+    ("blocks-of-one", {"block_size": 1, "max_model_len": 4, "prompt_lengths": (1, 2, 3)}),
+)
+"""What two requests are explored with, beside the policies and modes: each with one knob off its
+usual value."""
+
+
+def scopes(size: Size = "full") -> list[Scope]:
+    """`full`: three requests under both policies and modes, synchronous or not; two requests in
+    all lengths that end anywhere, and with every other knob. `quick`: two short ones on three
+    blocks, and the other knobs, for CI."""
+    return list(_quick() if size == "quick" else _full())
+
+
+def _quick() -> Iterator[Scope]:
+    for name, knobs in _configurations():
+        yield make_scope(f"quick-{name}", max_requests=2, **_short(knobs))
+    for variant, knobs in VARIANTS:
+        short = {"prompt_lengths": (3,), "max_tokens": 2, "early_ends": False, **knobs}
+        yield make_scope(f"quick-{variant}", max_requests=2, **short)
+
+
+def _short(knobs: dict[str, Any]) -> dict[str, Any]:
+    lengths = (3,) if knobs["policy"] == "priority" else (2, 3)
+    return {
+        "prompt_lengths": lengths,
+        "max_tokens": 2,
+        "num_blocks": 4,
+        "max_model_len": 6,
+        **knobs,
+    }
+
+
+def _full() -> Iterator[Scope]:
+    for name, knobs in _configurations():
+        lengths = (3,) if knobs["policy"] == "priority" else (1, 3)
+        yield make_scope(f"three-{name}", prompt_lengths=lengths, early_ends=False, **knobs)
+    for name, knobs in _configurations():
+        yield make_scope(f"two-{name}", max_requests=2, **knobs)
+    for variant, knobs in VARIANTS:
+        yield make_scope(f"two-{variant}", max_requests=2, **knobs)
+
+
+def _configurations() -> Iterator[tuple[str, dict[str, Any]]]:
+    for policy in POLICIES:
+        for mode in MODES:
+            for asynchronous in (False, True):
+                name = f"{policy}-{mode}{'-async' if asynchronous else ''}"
+                yield name, {"policy": policy, "mode": mode, "asynchronous": asynchronous}
