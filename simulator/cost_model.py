@@ -1,6 +1,7 @@
 """Decides how long a step takes in virtual time, from what the step is made of."""
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
@@ -70,7 +71,9 @@ class CostModel(Protocol):
         ...
 
 
-class LinearCostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LinearCostModel(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True
+):
     """A constant plus a price for each part of the composition.
 
     Coefficients are seconds, finite and not negative, the constant at least a tick; ConfigError
@@ -98,18 +101,30 @@ class LinearCostModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 "time, or virtual time would stand still"
             )
 
-    def ticks(self, parts: StepComposition) -> int:
+    @cached_property
+    def _prices(self) -> tuple[int, int, int, int, int]:
+        """The coefficients in ticks, in the order of the fields."""
         return (
-            to_ticks(self.constant_s)
-            + to_ticks(self.per_prefill_token_s) * parts.num_prefill_tokens
-            + to_ticks(self.per_prefill_pair_s) * parts.prefill_area
-            + to_ticks(self.per_decode_sequence_s) * parts.num_decode_sequences
-            + to_ticks(self.per_context_token_s) * parts.num_context_tokens
+            to_ticks(self.constant_s),
+            to_ticks(self.per_prefill_token_s),
+            to_ticks(self.per_prefill_pair_s),
+            to_ticks(self.per_decode_sequence_s),
+            to_ticks(self.per_context_token_s),
+        )
+
+    def ticks(self, parts: StepComposition) -> int:
+        constant, token, pair, sequence, context = self._prices
+        return (
+            constant
+            + token * parts.num_prefill_tokens
+            + pair * parts.prefill_area
+            + sequence * parts.num_decode_sequences
+            + context * parts.num_context_tokens
         )
 
     def decode_line(self, num_sequences: int) -> tuple[int, int]:
-        base = to_ticks(self.constant_s) + to_ticks(self.per_decode_sequence_s) * num_sequences
-        return base, to_ticks(self.per_context_token_s)
+        constant, _, _, sequence, context = self._prices
+        return constant + sequence * num_sequences, context
 
 
 REFERENCE_COSTS = LinearCostModel(

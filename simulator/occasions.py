@@ -1,6 +1,7 @@
 """Decides how requests reach a replica: at their arrival, lazily, in order."""
 
 import heapq
+import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ class Occasion(NamedTuple):
 def occasions(requests: Iterable[Request], aborts: Mapping[str, float]) -> Iterator[Occasion]:
     """Arrivals and aborts by time; ConfigError on a time that is negative or goes back."""
     ending = [
-        Occasion(_ticks(f"request {request_id!r} is aborted", abort_s), True, request_id)
+        Occasion(_ticks("request %r is aborted", request_id, abort_s), True, request_id)
         for request_id, abort_s in aborts.items()
     ]
     ending.sort(key=_order)
@@ -45,7 +46,7 @@ def occasions(requests: Iterable[Request], aborts: Mapping[str, float]) -> Itera
 def _arrivals(requests: Iterable[Request]) -> Iterator[Occasion]:
     latest = 0
     for request in requests:
-        ticks = _ticks(f"request {request.request_id!r} arrives", request.arrival_s)
+        ticks = _ticks("request %r arrives", request.request_id, request.arrival_s)
         if ticks < latest:
             raise ConfigError(
                 f"request {request.request_id!r} arrives at {request.arrival_s} s, before the one "
@@ -77,7 +78,9 @@ def bring(replica: SimulatedReplica, occasion: Occasion) -> None:
         replica.submit(occasion.subject)
 
 
-def _ticks(what: str, time_s: float) -> int:
-    if not 0 <= time_s < float("inf"):
-        raise ConfigError(f"{what} at {time_s!r} s; virtual time starts at 0, shift the times")
+def _ticks(what: str, request_id: str, time_s: float) -> int:
+    if not 0 <= time_s < math.inf:
+        raise ConfigError(
+            f"{what % request_id} at {time_s!r} s; virtual time starts at 0, shift the times"
+        )
     return to_ticks(time_s)

@@ -12,7 +12,7 @@ def refuse_in_use(request: Request) -> None:
 
 def refuse_impossible(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
     """Raises RequestError for a request that could never start."""
-    prompt, samples = request.num_prompt_tokens, request.num_samples
+    prompt, samples = len(request.prompt_token_ids), request.num_samples
     usable, lookahead = cache.num_blocks - 1, scheduler.num_lookahead_slots
     where = f"request {request.request_id!r}"
     if prompt == 0:

@@ -19,7 +19,7 @@ from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters
 from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cost_model import CostModel, StepComposition
-from pagetwin.simulator.fast_forward.counted_pool import CountedPool
+from pagetwin.simulator.fast_forward.counted_pool import CountedPool, Opening, opening
 from pagetwin.simulator.fast_forward.ending import Ending
 from pagetwin.simulator.timings import Census, RequestTimings
 
@@ -41,18 +41,23 @@ class CountedSequence:
         "num_output_tokens",
         "num_prompt_tokens",
         "number",
+        "opening",
         "request",
         "submitted",
     )
 
-    def __init__(self, request: Request, number: int, submitted: int, ending: Ending) -> None:
+    def __init__(
+        self, request: Request, number: int, submitted: int, ending: Ending, opening: Opening | None
+    ) -> None:
         self.request = request
         self.number = number
         """In the order of submission."""
         self.submitted = submitted
         """Tick of its submission."""
         self.key = (request.arrival_s, request.request_id)
-        self.num_prompt_tokens = request.num_prompt_tokens
+        self.opening = opening
+        """None without prefix caching."""
+        self.num_prompt_tokens = len(request.prompt_token_ids)
         self.num_output_tokens, self.ending = ending
         """Tokens that it will have given when it ends, and why it does."""
         self.num_computed_tokens = 0
@@ -106,6 +111,7 @@ class CountedReplica:
     ) -> None:
         self.cache = cache
         self.scheduler = scheduler
+        self.block_size = cache.block_size
         self.pool = CountedPool(cache.num_blocks, enable_prefix_caching=cache.enable_prefix_caching)
         self.now = 0
         self.num_steps = 0
@@ -139,7 +145,11 @@ class CountedReplica:
 
     def submit(self, request: Request, now: int, ending: Ending) -> None:
         """Adds a request at tick `now`, up to which it has advanced."""
-        seq = CountedSequence(request, self.num_submitted, now, ending)
+        start = None
+        if self.cache.enable_prefix_caching:
+            start = opening(request)
+            self.pool.openings.add(start)
+        seq = CountedSequence(request, self.num_submitted, now, ending, start)
         self.num_submitted += 1
         self.live[request.request_id] = seq
         if self.decoding or self.prefilling is not None or self.waiting:
@@ -147,21 +157,21 @@ class CountedReplica:
                 self.late.append(seq)
                 return
         else:
-            self.now = now
+            self.now = max(self.now, now)
         self._queue(seq)
 
     def counters(self) -> Counters:
         """The books, between steps."""
-        block_size = self.cache.block_size
+        self.pool.account()
         num_cached = self.pool.num_cached_free
         if self.cache.enable_prefix_caching:
             num_cached += sum(
-                seq.num_computed(self.num_steps) // block_size for seq in self.running
+                seq.num_computed(self.num_steps) // self.block_size for seq in self.running
             )
         return Counters(
             num_waiting=len(self.waiting) + len(self.late),
             num_running=len(self.running),
-            num_free_blocks=len(self.pool.free),
+            num_free_blocks=self.pool.num_free,
             num_cached_blocks=num_cached,
             num_free_host_blocks=self.cache.num_host_blocks,
             prefix_queries=self.num_prefix_queries,
@@ -176,10 +186,13 @@ class CountedReplica:
         rows = [seq for _, _, seq in by_admission]
         return rows if self.prefilling is None else [*rows, self.prefilling]
 
-    def advance(self, until: int | None) -> bool:
+    def advance(self, until: int | None, through: int | None = None) -> bool:
         """Does the steps that end before tick `until` (None: all of them).
 
-        False if the step that begins at `now` is beyond it: blocks are short.
+        With `through` the one under way at `until` as well, if it only decodes and ends before
+        `through`: for a caller who knows that what comes at `until` does not touch it, and that
+        nothing else comes before `through`. False if the step that begins at `now` is beyond it:
+        blocks are short.
         """
         while until is None or self.now < until:
             if self.prefilling is not None or (self._may_admit and self.waiting):
@@ -191,13 +204,11 @@ class CountedReplica:
                 if not self._do_mixed(step, until):
                     return True
             elif self.decoding:
-                num_steps = self._decode_steps(until)
+                num_steps, duration = self._decode_steps(until, through)
                 if num_steps == 0:
                     return True
-                num_steps = self._without_shortage(num_steps)
-                if num_steps == 0:
+                if not self._decode(num_steps, duration):
                     return False
-                self._decode(num_steps)
             else:
                 return True
         return True
@@ -220,62 +231,78 @@ class CountedReplica:
 
     # Steps that only decode.
 
-    def _decode_steps(self, until: int | None) -> int:
-        """How many steps end before `until`, at most to the first that ends a sequence, or to the
-        end of the one under way if somebody came during it."""
+    def _decode_steps(self, until: int | None, through: int | None) -> tuple[int, int]:
+        """How many steps to do, and their ticks: as `advance` says, at most to the first that
+        ends a sequence, or to the end of the one under way if somebody came during it."""
         count = len(self.decoding)
         line = self._lines.get(count)
         if line is None:
             line = self._lines[count] = self._cost_model.decode_line(count)
-        base, slope = line
-        num_steps = 1 if self.late else self.decoding[0][0] - self.num_steps
-        first = base + slope * self.num_context_tokens
-        growth = slope * count
-        if until is not None:
-            left = until - self.now
-            if num_steps * first + growth * (num_steps * (num_steps - 1) // 2) >= left:
-                # No step is shorter than the first.
-                num_steps = min(num_steps, left // first + 1)
-                while num_steps * first + growth * (num_steps * (num_steps - 1) // 2) >= left:
-                    num_steps -= 1
-        return num_steps
+        first = line[0] + line[1] * self.num_context_tokens
+        if self.late:
+            is_over = until is None or first < until - self.now
+            return (1, first) if is_over else (0, 0)
+        growth = line[1] * count
+        most = num_steps = self.decoding[0][0] - self.num_steps
+        duration = num_steps * first + growth * (num_steps * (num_steps - 1) // 2)
+        if until is None or duration < until - self.now:
+            return num_steps, duration
+        left = until - self.now
+        num_steps = min(most, left // first + 1)  # no step is shorter than the first
+        duration = num_steps * first + growth * (num_steps * (num_steps - 1) // 2)
+        while duration >= left:
+            num_steps -= 1
+            duration -= first + growth * num_steps
+        if through is not None and num_steps < most:
+            end = duration + first + growth * num_steps
+            if end < through - self.now:
+                return num_steps + 1, end
+        return num_steps, duration
 
-    def _without_shortage(self, num_steps: int) -> int:
+    def _steps_without_shortage(self, num_steps: int) -> int:
         """How many of the steps the free blocks suffice for."""
-        block_size, num_free = self.cache.block_size, len(self.pool.free)
-        if len(self.decoding) * (num_steps // block_size + 1) <= num_free:
-            return num_steps
+        num_free = self.pool.num_free
         for step in range(num_steps):
-            num_free -= len(self.takers[(self.num_steps + step) % block_size])
+            num_free -= len(self.takers[(self.num_steps + step) % self.block_size])
             if num_free < 0:
                 return step
         return num_steps
 
-    def _decode(self, num_steps: int) -> None:
+    def _decode(self, num_steps: int, duration: int) -> bool:
+        """False if blocks are short; those before the shortage are done."""
         count = len(self.decoding)
-        base, slope = self._lines[count]
-        duration = num_steps * (base + slope * self.num_context_tokens)
-        duration += slope * count * (num_steps * (num_steps - 1) // 2)
-        self._take(num_steps)
-        self.now += duration
-        self.busy_ticks += duration
-        self.last_end = self.now
-        self.num_steps += num_steps
-        self.num_context_tokens += count * num_steps
-        if self.decoding[0][0] == self.num_steps:
-            self._finish_due()
-        if self.late:
-            self._end_step()
+        is_short = False
+        if count * (num_steps // self.block_size + 1) > self.pool.num_free:
+            suffice = self._steps_without_shortage(num_steps)
+            is_short = suffice < num_steps
+            if is_short:
+                num_steps = suffice
+                base, slope = self._lines[count]
+                grown = count * (num_steps * (num_steps - 1) // 2)
+                duration = num_steps * (base + slope * self.num_context_tokens) + slope * grown
+        if num_steps > 0:
+            self._take(num_steps)
+            self.now += duration
+            self.busy_ticks += duration
+            self.last_end = self.now
+            self.num_steps += num_steps
+            self.num_context_tokens += count * num_steps
+            if self.decoding[0][0] == self.num_steps:
+                self._finish_due()
+            if self.late:
+                self._end_step()
+        return not is_short
 
     def _take(self, num_steps: int) -> None:
         """The blocks of the next steps, step by step, in running order."""
-        takers, block_size, popleft = self.takers, self.cache.block_size, self.pool.free.popleft
-        before = len(self.pool.free)
+        takers, block_size, pool = self.takers, self.block_size, self.pool
+        queue, head = pool.queue, pool.head
         for step in range(self.num_steps, self.num_steps + num_steps):
             for seq in takers[step % block_size]:
-                seq.block_table.append(popleft())
-        if self.pool.enable_prefix_caching:
-            self.pool.count_taken(before - len(self.pool.free))
+                seq.block_table.append(queue[head])
+                head += 1
+        if head > pool.head:
+            pool.head = head
 
     def _finish_due(self) -> None:
         """Ends those that the last step gave their last token, in running order."""
@@ -288,7 +315,8 @@ class CountedReplica:
 
     def _finish(self, seq: CountedSequence) -> None:
         num_computed = seq.num_prompt_tokens + seq.num_output_tokens - 1
-        self.pool.release(seq.block_table, num_computed // self.cache.block_size, seq.request)
+        num_full = num_computed // self.block_size
+        self.pool.release(seq.block_table, num_full, seq.request, seq.opening)
         self.num_finished += 1
         self._may_admit = True
         request_id, count, now = seq.request.request_id, seq.num_output_tokens, self.now
@@ -313,7 +341,7 @@ class CountedReplica:
     def _plan_mixed(self) -> MixedStep | None:
         """The next step, nothing changed; None if blocks are short."""
         knobs, num_decoding = self.scheduler, len(self.decoding)
-        num_free = len(self.pool.free) - len(self.takers[self.num_steps % self.cache.block_size])
+        num_free = self.pool.num_free - len(self.takers[self.num_steps % self.block_size])
         budget = knobs.max_num_batched_tokens - num_decoding
         num_running = num_decoding
         chunk_tokens = chunk_blocks = 0
@@ -430,11 +458,11 @@ class CountedReplica:
         the lookahead, one token beyond a whole number of blocks."""
         begin = seq.ends_at - seq.num_output_tokens + 1
         reach = seq.num_prompt_tokens + self.scheduler.num_lookahead_slots
-        return (begin - reach) % self.cache.block_size
+        return (begin - reach) % self.block_size
 
     def _blocks_for(self, num_tokens: int) -> int:
         reach = num_tokens + self.scheduler.num_lookahead_slots
-        return -(-reach // self.cache.block_size)
+        return -(-reach // self.block_size)
 
     def _looks_up(self, request: Request) -> bool:
         wants_prompt_logprobs = request.sampling_params.prompt_logprobs is not None

@@ -5,9 +5,11 @@ run of blocks in the free queue, those without content in front of those with (P
 """
 
 from collections import deque
-from typing import NamedTuple
 
 from pagetwin.engine.request import Request
+
+SLACK = 10_000
+"""Taken blocks that the queue may keep at its front."""
 
 Opening = tuple[str | None, str | None, int]
 """Cache salt, adapter and first token. Prompts that differ in it share no block, not even in
@@ -18,77 +20,106 @@ def opening(request: Request) -> Opening:
     return request.cache_salt, request.adapter_id, request.prompt_token_ids[0]
 
 
-class CachedRun(NamedTuple):
-    """Free blocks with content: the first full blocks of a request's tokens, last one first."""
+class FreedTable:
+    """Blocks that stand together in the free queue: those of a table that hold nothing, then its
+    full ones, last one first."""
 
-    request: Request
-    block_ids: tuple[int, ...]
-    """In table order."""
+    __slots__ = ("num_cached", "num_empty", "opening", "request", "table")
+
+    def __init__(
+        self,
+        num_empty: int,
+        num_cached: int,
+        table: list[int],
+        request: Request | None,
+        opening: Opening | None,
+    ) -> None:
+        self.num_empty = num_empty
+        self.num_cached = num_cached
+        self.table = table
+        self.request = request
+        self.opening = opening
 
 
 class CountedPool:
     """The free queue by id, and what it holds by number."""
 
     def __init__(self, num_blocks: int, *, enable_prefix_caching: bool) -> None:
-        self.free: deque[int] = deque(range(1, num_blocks))
+        self.queue = list(range(1, num_blocks))
+        """The free queue; those before `head` are taken."""
+        self.head = 0
         self.enable_prefix_caching = enable_prefix_caching
         self.num_evictions = 0
         self.num_cached_free = 0
         self.openings: set[Opening] = set()
         """Of the requests that live or whose first block is cached."""
-        self._num_plain = num_blocks - 1
-        """Blocks at the front of the queue, before the first run, that hold nothing."""
-        self._runs: deque[tuple[int, CachedRun, int]] = deque()
-        """(cached blocks left of the run, the run, blocks without content behind it)."""
+        self._accounted = 0
+        """Place in the queue up to which evictions are counted."""
+        self._freed = deque([FreedTable(num_blocks - 1, 0, [], None, None)])
+        """What the queue holds, from the front."""
 
     def take(self, count: int) -> list[int]:
         """The ids of the next blocks; as many must be free."""
-        free = self.free
-        block_ids = [free.popleft() for _ in range(count)]
+        head = self.head
+        self.head = head + count
+        return self.queue[head : head + count]
+
+    @property
+    def num_free(self) -> int:
+        return len(self.queue) - self.head
+
+    @property
+    def free(self) -> list[int]:
+        """The free blocks, the next one to be taken first."""
+        return self.queue[self.head :]
+
+    def account(self) -> None:
+        """Counts the evictions of the blocks that were taken since the last time, and forgets
+        them. Until then `num_evictions` is low, `openings` and the cached content too high."""
         if self.enable_prefix_caching:
-            self.count_taken(count)
-        return block_ids
+            self._evict(self.head - self._accounted)
+        self._accounted = self.head
+        if self.head > SLACK and 2 * self.head > len(self.queue):
+            del self.queue[: self.head]
+            self.head = self._accounted = 0
 
-    def count_taken(self, count: int) -> None:
-        """Counts blocks that were taken off the front of `free`: their content is evicted."""
-        if count <= self._num_plain:
-            self._num_plain -= count
-            return
-        count -= self._num_plain
-        self._num_plain = 0
-        runs = self._runs
-        while count > 0:
-            left, run, num_behind = runs[0]
-            evicted = min(left, count)
-            self.num_evictions += evicted
-            self.num_cached_free -= evicted
-            count -= evicted
-            if evicted < left:
-                runs[0] = (left - evicted, run, num_behind)
-                return
-            runs.popleft()
-            self.openings.discard(opening(run.request))
-            skipped = min(num_behind, count)
-            count -= skipped
-            self._num_plain = num_behind - skipped
-
-    def release(self, table: list[int], num_full: int, request: Request) -> None:
+    def release(
+        self, table: list[int], num_full: int, request: Request, opening: Opening | None
+    ) -> None:
         """Frees a table, last block first; its first `num_full` blocks stay cached."""
-        self.free.extend(reversed(table))
+        self.account()
+        self.queue += table[::-1]
         if not self.enable_prefix_caching:
             return
-        num_empty = len(table) - num_full
-        if self._runs:
-            left, run, num_behind = self._runs[-1]
-            self._runs[-1] = (left, run, num_behind + num_empty)
-        else:
-            self._num_plain += num_empty
-        if num_full == 0:
-            self.openings.discard(opening(request))
-            return
-        self._runs.append((num_full, CachedRun(request, tuple(table[:num_full])), 0))
+        self._freed.append(FreedTable(len(table) - num_full, num_full, table, request, opening))
         self.num_cached_free += num_full
+        if num_full == 0 and opening is not None:
+            self.openings.discard(opening)
 
-    def cached_runs(self) -> list[tuple[Request, tuple[int, ...]]]:
+    def cached_runs(self) -> list[tuple[Request, list[int]]]:
         """(request, blocks of its first tokens that are cached and free), from the front."""
-        return [(run.request, run.block_ids[:left]) for left, run, _ in self._runs]
+        return [
+            (freed.request, freed.table[: freed.num_cached])
+            for freed in self._freed
+            if freed.request is not None
+        ]
+
+    def _evict(self, count: int) -> None:
+        freed = self._freed
+        while count > 0:
+            first = freed[0]
+            size = first.num_empty + first.num_cached
+            if count < size:
+                from_empty = min(count, first.num_empty)
+                first.num_empty -= from_empty
+                evicted = count - from_empty
+                count = 0
+            else:
+                freed.popleft()
+                evicted = first.num_cached
+                count -= size
+                if evicted and first.opening is not None:
+                    self.openings.discard(first.opening)
+            first.num_cached -= evicted
+            self.num_cached_free -= evicted
+            self.num_evictions += evicted

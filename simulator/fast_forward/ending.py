@@ -34,9 +34,9 @@ def first_stop(
 ) -> int | None:
     """The first of the output positions whose token ends the sequence (P5.1a); None if none."""
     params = request.sampling_params
-    stop_ids = set(params.stop_token_ids)
+    stop_ids = params.stop_token_ids
     if not params.ignore_eos:
-        stop_ids.update(request.eos_token_ids)
+        stop_ids += request.eos_token_ids
     if not stop_ids:
         return None
     for position in positions:
@@ -46,10 +46,7 @@ def first_stop(
     return None
 
 
-def ending(
-    request: Request, cache: CacheConfig, scheduler: SchedulerConfig, tokens: ScriptedTokens
-) -> Ending:
-    """How a request of one sample ends."""
-    longest = longest_output(request, cache, scheduler)
+def ending(request: Request, longest: int, tokens: ScriptedTokens) -> Ending:
+    """How a request of one sample ends, which a limit ends at `longest` output tokens."""
     stop = first_stop(request, 0, range(longest), tokens)
     return Ending(longest, ("length",)) if stop is None else Ending(stop + 1, ("stop",))

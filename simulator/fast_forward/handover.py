@@ -46,6 +46,7 @@ def hand_over_times(counted: CountedReplica, times: Timekeeper) -> None:
 
 def _fill_pool(state: State, counted: CountedReplica, tokens: ScriptedTokens) -> None:
     pool: BlockPool = state.pool
+    counted.pool.account()
     pool.num_evictions = counted.pool.num_evictions
     pool.free.clear()
     pool.free.update(dict.fromkeys(counted.pool.free))

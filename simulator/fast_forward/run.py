@@ -11,7 +11,7 @@ from pagetwin.engine.request import Request
 from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.fast_forward.counted_pool import opening
-from pagetwin.simulator.fast_forward.ending import ending, longest_output, pool_output
+from pagetwin.simulator.fast_forward.ending import Ending, ending, longest_output, pool_output
 from pagetwin.simulator.fast_forward.handover import hand_over, hand_over_times
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.occasions import Occasion, bring, feed
@@ -49,44 +49,62 @@ class CountedRun:
 
     def run(self, due: Iterator[Occasion]) -> SimulationResult:
         counted = self.counted
-        for occasion in due:
-            if not counted.advance(occasion.ticks) or not self._take(occasion):
-                return self._go_on(chain([occasion], due))
+        occasion = next(due, None)
+        while occasion is not None:
+            following = next(due, None)
+            end = None if occasion.is_abort else self._ending(occasion.subject)
+            # A request that can be counted leaves the step under way alone.
+            through = None if end is None or following is None else following.ticks
+            if not counted.advance(occasion.ticks, through) or not self._take(occasion, end):
+                rest = [occasion] if following is None else [occasion, following]
+                return self._go_on(chain(rest, due))
+            occasion = following
         if not counted.advance(None):
             return self._go_on(iter(()))
         hand_over_times(counted, self.times)
         return self.times.result(counted.counters())
 
-    def _take(self, occasion: Occasion) -> bool:
-        """False, and nothing changed, if it is beyond counting."""
-        if occasion.is_abort:
-            return occasion.subject not in self.counted.live
-        request: Request = occasion.subject
+    def _ending(self, request: Request) -> Ending | None:
+        """How it ends, if it is accepted and can be counted: it is one sequence, nobody shares a
+        block with it, and the pool does not cut it short. Once true, that does not change."""
+        cache, scheduler = self.counted.cache, self.counted.scheduler
+        if request.beam_search is not None or request.sampling_params.num_samples > 1:
+            return None
+        if self._refusal(request) is not None:
+            return None
+        if cache.enable_prefix_caching and opening(request) in self.counted.pool.openings:
+            return None
+        longest = longest_output(request, cache, scheduler)
+        if longest >= pool_output(request, cache, scheduler):
+            return None
+        return ending(request, longest, self._tokens)
+
+    def _refusal(self, request: Request) -> str | None:
         counted = self.counted
         try:
             if request.request_id in counted.live:
                 refuse_in_use(request)
             refuse_impossible(request, counted.cache, counted.scheduler)
         except RequestError as error:
-            self.times.refuse(request, str(error))
-            return True
-        if not self._shares_nothing(request):
-            return False
-        if counted.cache.enable_prefix_caching:
-            counted.pool.openings.add(opening(request))
-        end = ending(request, counted.cache, counted.scheduler, self._tokens)
-        counted.submit(request, occasion.ticks, end)
-        return True
+            return str(error)
+        return None
 
-    def _shares_nothing(self, request: Request) -> bool:
-        """One sequence, whose blocks nobody has, and which the pool does not cut short."""
-        cache, scheduler = self.counted.cache, self.counted.scheduler
-        if request.beam_search is not None or request.num_samples > 1:
-            return False
-        if cache.enable_prefix_caching and opening(request) in self.counted.pool.openings:
-            return False
-        longest = longest_output(request, cache, scheduler)
-        return longest < pool_output(request, cache, scheduler)
+    def _take(self, occasion: Occasion, end: Ending | None) -> bool:
+        """False, and nothing changed, if it is beyond counting. `end` is what `_ending` said
+        before the time of the occasion had come."""
+        if occasion.is_abort:
+            return occasion.subject not in self.counted.live
+        request: Request = occasion.subject
+        if end is None:
+            refusal = self._refusal(request)
+            if refusal is not None:
+                self.times.refuse(request, refusal)
+                return True
+            end = self._ending(request)
+            if end is None:
+                return False
+        self.counted.submit(request, occasion.ticks, end)
+        return True
 
     def _go_on(self, due: Iterator[Occasion]) -> SimulationResult:
         """The plain replica does the rest, from the start of the step under way."""
