@@ -1,9 +1,11 @@
 """What an exploration found, as versioned JSON."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from pagetwin.conformance.environment import Commit, commit, machine, versions
 from pagetwin.conformance.exploration.scope import Scope
 from pagetwin.conformance.scenario import Scenario
 from pagetwin.engine.errors import TraceError
@@ -48,7 +50,9 @@ class ExplorationResult(msgspec.Struct, frozen=True, kw_only=True):
     """All scopes of a run."""
 
     schema: str = SCHEMA
-    environment: dict[str, str] = {}
+    commit: Commit | None = None
+    versions: dict[str, str] = {}
+    machine: dict[str, str] = {}
     scopes: tuple[ScopeResult, ...]
 
     @property
@@ -67,6 +71,16 @@ class ExplorationResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def complete(self) -> bool:
         return all(one.complete for one in self.scopes)
+
+
+def result_here(scopes: Sequence[ScopeResult]) -> ExplorationResult:
+    """The result of a run of these sources on this machine."""
+    return ExplorationResult(
+        commit=commit(("engine", "simulator", "conformance")),
+        versions=versions(),
+        machine=machine(),
+        scopes=tuple(scopes),
+    )
 
 
 def save_exploration(result: ExplorationResult, path: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pagetwin.commands.explore import explore
+
 verify = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -25,6 +27,8 @@ Out = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result, and only it, on standard output.")
 ]
+
+verify.command()(explore)
 
 
 @verify.callback(invoke_without_command=True)
