@@ -50,7 +50,7 @@ class RandomScenarios:
 
     id = "scenarios"
     judges = (*JUDGED, "twin.lockstep", "life.no-crash", "life.ends")
-    needs = frozenset({Flag.STEP_TRACE, Flag.POLICY, Flag.STEP_CONTROL})
+    needs = frozenset({Flag.STEP_TRACE, Flag.POLICY, Flag.CANCEL})
     weight = 4.0
 
     def run(self, adapter: Adapter, budget: Budget, seed: int) -> Iterator[Evidence]:

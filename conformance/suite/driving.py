@@ -37,19 +37,36 @@ def session_config(scenario: Scenario) -> SessionConfig:
 def play(scenario: Scenario, session: Session, *, timeout_s: float) -> None:
     """Plays the scenario to its end.
 
-    With control over the steps, events come in their rounds. Without it there are no rounds: each
-    round's events come in order, and whatever is due runs before a reset and at the end.
-    Raises NeverEnds, or what the session raises.
+    With control over the steps, events come in their rounds. Without it there are no rounds:
+    requests come in the order of theirs, an abort r rounds after its submission becomes a client
+    that gives up after r tokens, and whatever is due runs before a reset and at the end. Raises NeverEnds, or what the session raises.
     """
     if isinstance(session, SteppingSession):
         _Rounds(scenario, session).play()
         return
     requests = scenario.requests_by_id()
+    patience = _patience(scenario)
     for event in sorted(scenario.events, key=lambda one: (one.round, one.in_flight)):
-        if isinstance(event, ResetEvent):
+        if isinstance(event, SubmitEvent):
+            request_id = event.request_id
+            session.submit(requests[request_id], cancel_after=patience.get(request_id))
+        elif isinstance(event, ResetEvent):
             session.run(timeout_s)
-        _apply(event, session, requests)
+            _apply(event, session, requests)
     session.run(timeout_s)
+
+
+def _patience(scenario: Scenario) -> dict[str, int]:
+    """Rounds from each aborted request's submission to its first abort after that."""
+    submitted = {e.request_id: e.round for e in scenario.events if isinstance(e, SubmitEvent)}
+    patience: dict[str, int] = {}
+    for event in scenario.events:
+        if isinstance(event, AbortEvent) and event.request_id in submitted:
+            waited = event.round - submitted[event.request_id]
+            if waited >= 0:
+                before = patience.get(event.request_id, waited)
+                patience[event.request_id] = min(before, waited)
+    return patience
 
 
 class _Rounds:
