@@ -9,7 +9,7 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
 from pagetwin.simulator.cost_model import LinearCostModel
-from pagetwin.simulator.token_source import ScriptedTokens, hashed_token
+from pagetwin.simulator.token_source import ScriptedTokens, TokenScript, hashed_token
 
 STEP_S = 0.01
 EOS = 7
@@ -24,15 +24,10 @@ class TimedCase:
     cost_model: LinearCostModel
     requests: list[Request]
     aborts: dict[str, float] = field(default_factory=dict)
-    num_token_values: int = 64
-    """Few, so that stop ids are met."""
+    script: TokenScript = hashed_token
 
     def tokens(self) -> ScriptedTokens:
-        count = self.num_token_values
-        return ScriptedTokens(
-            lambda request, sample, position: hashed_token(request, sample, position) % count,
-            max_model_len=self.scheduler.max_model_len,
-        )
+        return ScriptedTokens(self.script, max_model_len=self.scheduler.max_model_len)
 
 
 def make_plain_case(seed: int) -> TimedCase:
@@ -116,8 +111,13 @@ def make_case(seed: int) -> TimedCase:
             for request in requests
             if rng.random() < 0.1
         },
-        num_token_values=rng.choice((16, 200)),
+        script=_script(rng.choice((16, 200))),
     )
+
+
+def _script(count: int) -> TokenScript:
+    """So few different tokens that stop ids are met."""
+    return lambda request, sample, position: hashed_token(request, sample, position) % count
 
 
 def _requests(rng: random.Random, cache: CacheConfig, scheduler: SchedulerConfig) -> list[Request]:

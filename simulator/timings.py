@@ -264,6 +264,13 @@ class Timekeeper:
                 self._on_finish(timings)
 
     def result(self, counters: Counters) -> SimulationResult:
+        """What it has seen so far; AssertionError if nobody is outstanding and Little's law does
+        not hold, which no input can bring about."""
+        census = self.census
+        assert census.num_outstanding > 0 or census.outstanding_ticks == census.sojourn_ticks, (
+            f"requests were outstanding for {census.sojourn_ticks} ticks in all, but their number "
+            f"summed over time is {census.outstanding_ticks}"
+        )
         return SimulationResult(
             requests=tuple(timings for _, timings in sorted(self._over, key=lambda one: one[0])),
             refused=self.refused,

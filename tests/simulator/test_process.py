@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import simpy
 
@@ -75,20 +74,6 @@ def test_a_request_that_arrives_during_a_step_waits_for_the_next_one() -> None:
 def test_requests_of_one_instant_are_planned_together() -> None:
     result = run([make_request(name, 3.0, max_tokens=1) for name in "ab"])
     assert result.num_steps == 1
-
-
-def test_one_server_with_constant_service_waits_as_an_m_d_1_queue_does() -> None:
-    """Mean wait of M/D/1 (Pollaczek and Khinchine): rho / (2 (1 - rho)) service times. A step
-    starts as soon as the server is idle, so that a served alone request is such a queue."""
-    rho, count = 0.6, 6000
-    random = np.random.Generator(np.random.PCG64(7))
-    arrivals = np.cumsum(random.exponential(STEP_S / rho, count))
-    requests = [make_request(f"r{i:05}", float(t), max_tokens=1) for i, t in enumerate(arrivals)]
-    result = run(requests, scheduler={"max_num_seqs": 1})
-    waits = [t.e2e_s - STEP_S for t in result.requests if t.e2e_s is not None]
-    assert len(waits) == count
-    assert np.mean(waits) == pytest.approx(STEP_S * rho / (2 * (1 - rho)), rel=0.1)
-    assert result.busy_s / result.end_s == pytest.approx(rho, rel=0.05)
 
 
 def test_an_abort_takes_effect_at_its_time() -> None:

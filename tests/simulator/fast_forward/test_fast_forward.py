@@ -2,10 +2,15 @@
 
 from collections import Counter
 
+import pytest
 import simpy
 
-from pagetwin.conformance.timed_cases import TimedCase, make_case
+from pagetwin.conformance.timed_cases import STEP_S, TimedCase, make_case
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.request import Request
+from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.trace import HeaderRecord, HistoryWriter
+from pagetwin.simulator.cost_model import LinearCostModel
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.occasions import feed, occasions
 from pagetwin.simulator.one_replica import simulate_replica
@@ -110,3 +115,30 @@ ALL_FEATURES = (
     "window",
     "lookahead",
 )
+
+
+def test_a_running_sequence_that_fills_a_block_lets_in_who_would_hit_it() -> None:
+    """The first that waits lacks blocks until a running sequence completes one that it shares,
+    with its next block reserved before (lookahead): then it is admitted, in mid-stretch."""
+    requests = [
+        Request(request_id=name, prompt_token_ids=prompt, arrival_s=arrival_s, sampling_params=long)
+        for name, prompt, arrival_s in (
+            ("filling", (1,), 0.0),
+            ("holding", tuple(range(20, 33)), 0.0),
+            ("waiting", (1, 9, 9, 9, 5, 5, 5, 5, 5), 1.5 * STEP_S),
+        )
+        for long in [SamplingParams(max_tokens=40, ignore_eos=True)]
+    ]
+    case = TimedCase(
+        cache=CacheConfig(num_blocks=10, block_size=4, enable_partial_hits=False),
+        scheduler=SchedulerConfig(max_model_len=64, max_num_seqs=4, num_lookahead_slots=3),
+        cost_model=LinearCostModel(constant_s=STEP_S),
+        requests=requests,
+        script=lambda *_: 9,
+    )
+    stepped = step_through(case)
+    result, process = jump_through(case)
+    assert result == stepped
+    assert process.num_steps_jumped > 0
+    assert stepped.requests[2].first_scheduled_s == pytest.approx(4 * STEP_S)
+    assert stepped.counters.prefix_hit_tokens >= 4
