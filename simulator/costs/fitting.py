@@ -104,10 +104,12 @@ def cross_validate(
 
 def held_out_error(costs: CalibratedCosts, table: StepTable) -> HeldOut:
     """How far predicted step times are from measured ones."""
-    predicted = predicted_seconds(costs, table)
-    measured = table.seconds
+    return error_of(predicted_seconds(costs, table), table.seconds)
+
+
+def error_of(predicted: Floats, measured: Floats) -> HeldOut:
     return HeldOut(
-        steps=len(table),
+        steps=len(measured),
         measured_s=float(measured.sum()),
         total_error=float(predicted.sum() / measured.sum() - 1),
         mean_absolute_error=float(np.abs(predicted - measured).sum() / measured.sum()),

@@ -11,7 +11,7 @@ from pagetwin.engine.request import Request
 from pagetwin.simulator.clock import to_seconds, to_ticks
 from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
-from pagetwin.simulator.one_replica import At
+from pagetwin.simulator.occasions import At
 from pagetwin.simulator.recordings.runs import RecordedRequest, RecordedRun
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.timings import RequestTimings

@@ -13,7 +13,9 @@ from pagetwin.commands.bench import bench
 from pagetwin.commands.calibrate import calibrate
 from pagetwin.commands.demo import demo
 from pagetwin.commands.profile import profile
+from pagetwin.commands.validate import validate
 from pagetwin.commands.verify import verify
+from pagetwin.commands.whatif import whatif
 from pagetwin.engine.errors import PagetwinError
 
 # Typer names only the subclass in public; this is the error of every wrong command line.
@@ -22,6 +24,8 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(demo)
 app.command()(calibrate)
+app.command()(validate)
+app.command()(whatif)
 app.command()(profile)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")

@@ -1,0 +1,67 @@
+"""What `pagetwin validate` found, as plain data: decisions and times apart."""
+
+import msgspec
+
+from pagetwin.simulator.costs.profile import HeldOut, Source, Subject
+
+SCHEMA = "pagetwin.fidelity/1"
+
+
+class Decisions(msgspec.Struct, frozen=True, kw_only=True):
+    """A history replayed on the twin, in the recorded order of events."""
+
+    steps: int
+    decisions: int
+    """Entries of plans: sequences scheduled or admitted, preemptions, copies, swaps of a block."""
+    difference: str | None
+    """The first one, explained; None if there is none."""
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure of a run, measured and predicted."""
+
+    name: str
+    """throughput (output tokens a second), or ttft, tpot or e2e with _p50, _p95 or _p99 (s)."""
+    measured: float
+    predicted: float
+    error: float
+    """predicted / measured - 1."""
+    low: float
+    high: float
+    """95 % interval of the error: requests drawn anew, measured and predicted together; for the
+    throughput stretches of steps."""
+
+
+class RunFidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """One recorded run, run again by the twin with predicted times."""
+
+    history: str
+    label: str
+    workload: str
+    load: str
+    """all at once; below, at or above saturation; or as the label has it."""
+    was_fitted_to: bool
+    """Whether the profile saw this workload arrive like this."""
+    num_requests: int
+    step_times: HeldOut
+    """Predicted step by step, the recorded decisions given."""
+    measures: tuple[Measure, ...]
+
+    @property
+    def worst(self) -> Measure:
+        return max(self.measures, key=lambda measure: abs(measure.error))
+
+
+class FidelityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile judged by histories."""
+
+    schema: str = SCHEMA
+    profile: str
+    """Its label."""
+    subject: Subject
+    model: str
+    histories: tuple[Source, ...]
+    decisions: dict[str, Decisions]
+    """By history."""
+    runs: tuple[RunFidelity, ...]
+    notes: tuple[str, ...] = ()

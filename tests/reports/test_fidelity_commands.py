@@ -1,0 +1,87 @@
+"""`pagetwin calibrate`, `validate` and `whatif` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pagetwin.cli import main
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def profile(write_history: Write, tmp_path: Path) -> Path:
+    path = tmp_path / "profile.json"
+    histories = [str(write_history("calm", rate=4.0)), str(write_history("busy", rate=40.0))]
+    assert main(["calibrate", *histories, "-o", str(path)]) == 0
+    return path
+
+
+def test_a_profile_is_made_and_told(
+    write_history: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "profile.json"
+    histories = [str(write_history("calm", rate=4.0)), str(write_history("busy", rate=40.0))]
+    assert main(["calibrate", *histories, "-o", str(profile)]) == 0
+    out = capsys.readouterr().out
+    assert "calibrated: tiny on cpu; workloads left out were within" in out
+    assert "a query-key pair" in out
+    assert json.loads(profile.read_text())["schema"] == "pagetwin.profile/1"
+
+
+def test_validation_is_told_and_its_json_is_alone_on_standard_output(
+    profile: Path, write_history: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history, out = str(write_history("other", rate=15.0)), tmp_path / "fidelity.json"
+    capsys.readouterr()
+    assert main(["validate", str(profile), history]) == 0
+    told = capsys.readouterr().out
+    assert "ttft_p95" in told
+    assert "decisions" in told
+    assert main(["validate", str(profile), history, "--json", "-o", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == out.read_text()
+    assert json.loads(printed)["decisions"]["other.jsonl"]["difference"] is None
+
+
+def test_a_run_under_other_knobs_stands_beside_the_measured_one(
+    profile: Path, write_history: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = str(write_history("other", rate=15.0))
+    capsys.readouterr()
+    command = ["whatif", history, "--set", "max_num_seqs=2", "--profile", str(profile)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "changed: max_num_seqs=2" in told
+    assert [line.split()[1] for line in told.splitlines()[3:]] == ["measured", "twin", "changed"]
+    assert main([*command, "--json"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert run["changed"]["e2e_p95"] > run["twin"]["e2e_p95"]
+
+
+def test_without_a_profile_the_history_is_its_own(
+    write_history: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["whatif", str(write_history()), "--set", "max_num_seqs=2"]) == 0
+    assert "not validated" in capsys.readouterr().out
+
+
+def test_bad_input_leaves_nothing_behind(
+    write_history: Write, profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new.json"
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    other = str(write_history("other", device="NVIDIA H200"))
+    for command, named in (
+        (["calibrate", str(empty)], "no step to fit to"),
+        (["calibrate", str(tmp_path / "none.jsonl")], "none.jsonl"),
+        (["validate", str(profile), other], "device"),
+        (["validate", str(empty), other], "is no profile"),
+        (["whatif", other, "--set", "speed=2"], "unknown knob"),
+    ):
+        assert main([*command, "-o", str(out)]) == 2
+        assert named in capsys.readouterr().err
+        assert not out.exists()
