@@ -1,12 +1,13 @@
 """`pagetwin:MODEL?{json}`: our engine, with a real model or a random one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 import torch
+from torch import Tensor
 
 from pagetwin.conformance.adapters.options import read_options
 from pagetwin.conformance.adapters.own_session import OwnSession
@@ -19,12 +20,15 @@ from pagetwin.conformance.adapters.protocol import (
 from pagetwin.conformance.adapters.random_checkpoint import RandomModel, write_random_checkpoint
 from pagetwin.conformance.capability import Capabilities, Flag, Support, no
 from pagetwin.conformance.environment import versions
+from pagetwin.conformance.numerics.attention import attend, spec_of
+from pagetwin.engine.attention.registry import resolve_backend
 from pagetwin.engine.config import CacheConfig, DType, EngineConfig, ModelConfig, SchedulerConfig
 from pagetwin.engine.errors import ConfigError
 from pagetwin.engine.factory import build_runner, cache_sliding_window, resolve_device
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.models.loader import LoadedModel, load_model
 from pagetwin.engine.trace import HistoryWriter
+from pagetwin.kernels.trial import Span
 
 RANDOM = "random"
 FLAGS = (
@@ -55,6 +59,7 @@ FLAGS = (
     Flag.STEP_CONTROL,
     Flag.NOISE_KNOWN,
     Flag.CHECKPOINT,
+    Flag.ATTENTION,
     Flag.INVARIANT_RUN,
     Flag.INVARIANT_LAYOUT,
 )
@@ -164,6 +169,29 @@ class OwnAdapter:
             raise SessionRefused(str(error)) from None
         return OwnSession(self.describe(), engine, history)
 
+    def attend(
+        self,
+        spans: Sequence[Span],
+        *,
+        block_size: int,
+        scale: float,
+        sliding_window: int,
+        poison: float,
+        placement_seed: int,
+    ) -> Tensor:
+        """By the attention backend that a model of the spans' shape would get on this device."""
+        spec = spec_of(spans, block_size=block_size, device_type=self._device.type)
+        return attend(
+            type(resolve_backend(self._options.attention_backend, spec)),
+            spans,
+            block_size=block_size,
+            scale=scale,
+            sliding_window=sliding_window,
+            poison=poison,
+            placement_seed=placement_seed,
+            device=self._device,
+        )
+
     def close(self) -> None:
         self._loaded.clear()
         self._folder.cleanup()
@@ -171,7 +199,7 @@ class OwnAdapter:
     def _engine(self, path: str, config: SessionConfig, history: HistoryWriter) -> LLMEngine:
         loaded = self._loaded_model(path)
         engine_config = EngineConfig(
-            model=self._model_config(path),
+            model=msgspec.structs.replace(self._model_config(path), seed=config.seed),
             cache=config.cache or self._cache_config(path),
             scheduler=config.scheduler or self._scheduler_config(path),
             attention_backend=self._options.attention_backend,
@@ -205,9 +233,14 @@ class OwnAdapter:
         return self._loaded[path]
 
     def _model_config(self, path: str) -> ModelConfig:
-        return ModelConfig(
-            model=path, skip_tokenizer=True, dtype=self._options.dtype, seed=self._options.seed
+        """A checkpoint that a session brings keeps its dtype: its reference has it, too."""
+        is_own = (
+            path == self._model
+            or (self._model == RANDOM
+            and Path(self._folder.name) in Path(path).parents)
         )
+        dtype: DType = self._options.dtype if is_own else "auto"
+        return ModelConfig(model=path, skip_tokenizer=True, dtype=dtype)
 
     def _cache_config(self, path: str) -> CacheConfig:
         options = self._options

@@ -68,16 +68,21 @@ class Reference:
 @contextmanager
 def reference_model(*, seed: int = 0, dtype: DType = "float32") -> Iterator[Reference]:
     """A tiny random Llama in a folder that lives as long as the block."""
-    from pagetwin.conformance.tiny_model import make_tiny_llama
+    from pagetwin.conformance.adapters.random_checkpoint import (
+        RandomModel,
+        write_random_checkpoint,
+    )
 
+    model = RandomModel(
+        seed=seed,
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        max_model_len=MAX_MODEL_LEN,
+        dtype=dtype,
+    )
     with tempfile.TemporaryDirectory(prefix="pagetwin-") as name:
-        folder = make_tiny_llama(
-            Path(name),
-            seed=seed,
-            dtype=_torch_dtype(dtype),
-            vocab_size=VOCAB_SIZE,
-            max_position_embeddings=MAX_MODEL_LEN,
-        )
+        folder = Path(name)
+        write_random_checkpoint(model, folder)
         yield Reference(folder, dtype)
 
 
@@ -104,7 +109,7 @@ def reference_session(
         "max_num_batched_tokens": 2048,
     }
     config = session_config(setting, roomy | dict(knobs), seed=seed)
-    config = msgspec.structs.replace(config, model=str(reference.folder))
+    config = msgspec.structs.replace(config, model=str(reference.folder), vocab_size=None)
     with opened(adapter, config, as_it_is=True) as session:
         yield session
 

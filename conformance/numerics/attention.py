@@ -10,8 +10,12 @@ from pagetwin.engine.attention.metadata import AttentionMetadata
 from pagetwin.kernels.reference import write_kv
 from pagetwin.kernels.trial import PagedBatch, Span, exact_attention, make_batch
 
+_CPU = torch.device("cpu")
 
-def spec_of(spans: Sequence[Span], *, block_size: int, soft_cap: float = 0.0) -> AttentionSpec:
+
+def spec_of(
+    spans: Sequence[Span], *, block_size: int, soft_cap: float = 0.0, device_type: str = "cpu"
+) -> AttentionSpec:
     """What a model with sequences of this shape asks of a backend."""
     q, k, _ = spans[0].sequence
     return AttentionSpec(
@@ -20,6 +24,7 @@ def spec_of(spans: Sequence[Span], *, block_size: int, soft_cap: float = 0.0) ->
         num_kv_heads=k.shape[1],
         dtype=q.dtype,
         block_size=block_size,
+        device_type=device_type,
         soft_cap=soft_cap,
     )
 
@@ -33,7 +38,7 @@ def forward(
         query_start_loc=batch.query_start_loc,
         seq_lens=batch.seq_lens,
         block_tables=batch.block_tables,
-        table_rows=torch.arange(len(batch.seq_lens), dtype=torch.int32),
+        table_rows=torch.arange(len(batch.seq_lens), dtype=torch.int32, device=batch.q.device),
         max_query_len=batch.max_query_len,
         max_seq_len=batch.max_seq_len,
     )
@@ -53,8 +58,12 @@ def attend(
     soft_cap: float = 0.0,
     poison: float = torch.nan,
     placement_seed: int = 0,
+    device: torch.device = _CPU,
 ) -> Tensor:
-    """A backend's output for spans that are laid out anew, poison wherever nothing is theirs."""
+    """A backend's output for spans that are laid out anew, poison wherever nothing is theirs.
+
+    It runs on `device`; the output comes back to the CPU.
+    """
     batch = make_batch(
         spans,
         block_size=block_size,
@@ -62,8 +71,9 @@ def attend(
         poison=poison,
         placement_seed=placement_seed,
     )
-    backend = backend_class(spec_of(spans, block_size=block_size, soft_cap=soft_cap))
-    return forward(backend, batch, scale=scale, sliding_window=sliding_window)
+    spec = spec_of(spans, block_size=block_size, soft_cap=soft_cap, device_type=device.type)
+    out = forward(backend_class(spec), batch.to(device), scale=scale, sliding_window=sliding_window)
+    return out.cpu()
 
 
 def used_of_bound(
