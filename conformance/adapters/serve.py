@@ -10,6 +10,7 @@ import msgspec
 
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
+    AdapterError,
     RecordingSession,
     ResettableSession,
     Session,
@@ -53,7 +54,8 @@ class Server:
         elif what == "close":
             self._close()
         else:
-            assert self._session is not None, "open comes first"
+            if self._session is None:
+                raise AdapterError(f"{what!r} came without an open session; 'open' comes first")
             self._drive(self._session, what, message)
             self._tell(self._session)
 
@@ -69,7 +71,8 @@ class Server:
             if not isinstance(session, ResettableSession) or not session.reset_prefix_cache():
                 raise SessionRefused("the cache cannot be reset now")
         elif what == "records":
-            assert isinstance(session, RecordingSession)
+            if not isinstance(session, RecordingSession):
+                raise SessionRefused("these sessions have no records")
             for record in session.records():
                 self._say(record)
         else:

@@ -91,6 +91,7 @@ PROPERTIES = (
         "A reset fails exactly while blocks are held; after it nothing hits.",
         "resets done",
         "resets refused",
+        needs=(*_RECORDS, Flag.STEP_CONTROL, Flag.RESET_CACHE),
     ),
     _row(
         "preempt.clean",
@@ -152,7 +153,6 @@ PROPERTIES = (
     _row(
         "life.no-work-after-end",
         "An aborted or finished sequence is never scheduled again.",
-        "aborts in prefill",
         "aborts in decode",
     ),
     _row(

@@ -12,6 +12,7 @@ from pagetwin.conformance.adapters.protocol import (
     AdapterLied,
     EngineTimeout,
     RecordingSession,
+    Session,
     SessionRefused,
 )
 from pagetwin.conformance.adapters.watchdog import watched
@@ -87,30 +88,36 @@ def play_and_judge(scenario: Scenario, adapter: Adapter) -> Played:
     """
     played = Played(scenario)
     session = adapter.open(session_config(scenario))
-    if not isinstance(session, RecordingSession):
-        raise AdapterLied(
-            f"{adapter.describe().name} claims {Flag.STEP_TRACE.value!r}, but its sessions have no "
-            "records(); drop the claim or add the method"
-        )
     try:
-        with watched(TIMEOUT_S, adapter.describe().name):
-            play(scenario, session, timeout_s=TIMEOUT_S)
-    except NeverEnds as error:
-        played.violations.append(violation("sched.progress", -1, str(error)))
-        played.violations.append(violation("life.ends", -1, str(error)))
-    except EngineTimeout as error:
-        played.violations.append(violation("life.ends", -1, str(error)))
-    except AdapterError:
-        raise
-    except Exception as error:
-        # Whatever an engine raises is a finding, not the end of the run.
-        played.violations.append(crash(error))
+        if not isinstance(session, RecordingSession):
+            raise AdapterLied(
+                f"{adapter.describe().name} claims {Flag.STEP_TRACE.value!r}, but its sessions "
+                "have no records(); drop the claim or add the method"
+            )
+        played.violations += _play(scenario, session, adapter.describe().name)
+        played.records = tuple(session.records())
     finally:
         session.close()
-    played.records = session.records()
     played.violations += check_all(played.records)
     played.violations += twin_differences(played.records)
     return played
+
+
+def _play(scenario: Scenario, session: Session, engine: str) -> list[Violation]:
+    """Plays it; what keeps it from its end is a finding, not the end of the run."""
+    try:
+        with watched(TIMEOUT_S, engine):
+            play(scenario, session, timeout_s=TIMEOUT_S)
+    except NeverEnds as error:
+        broken = ("sched.progress", "life.ends")
+        return [violation(name, -1, str(error)) for name in broken]
+    except EngineTimeout as error:
+        return [violation("life.ends", -1, str(error))]
+    except AdapterError:
+        raise
+    except Exception as error:
+        return [crash(error)]
+    return []
 
 
 def crash(error: Exception) -> Violation:

@@ -39,7 +39,8 @@ def play(scenario: Scenario, session: Session, *, timeout_s: float) -> None:
 
     With control over the steps, events come in their rounds. Without it there are no rounds:
     requests come in the order of theirs, an abort r rounds after its submission becomes a client
-    that gives up after r tokens, and whatever is due runs before a reset and at the end. Raises NeverEnds, or what the session raises.
+    that gives up after r tokens, and whatever is due runs before a reset and at the end.
+    Raises NeverEnds, or what the session raises.
     """
     if isinstance(session, SteppingSession):
         _Rounds(scenario, session).play()
