@@ -234,10 +234,8 @@ class OwnAdapter:
 
     def _model_config(self, path: str) -> ModelConfig:
         """A checkpoint that a session brings keeps its dtype: its reference has it, too."""
-        is_own = (
-            path == self._model
-            or (self._model == RANDOM
-            and Path(self._folder.name) in Path(path).parents)
+        is_own = path == self._model or (
+            self._model == RANDOM and Path(self._folder.name) in Path(path).parents
         )
         dtype: DType = self._options.dtype if is_own else "auto"
         return ModelConfig(model=path, skip_tokenizer=True, dtype=dtype)

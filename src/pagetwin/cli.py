@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pagetwin.commands.adapter_check import adapter_check
 from pagetwin.commands.bench import bench
 from pagetwin.commands.calibrate import calibrate
 from pagetwin.commands.demo import demo
@@ -22,6 +23,7 @@ from pagetwin.engine.errors import PagetwinError
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(adapter_check)
 app.command()(demo)
 app.command()(calibrate)
 app.command()(validate)
