@@ -46,14 +46,19 @@ def occasions(requests: Iterable[Request], aborts: Mapping[str, float]) -> Itera
 def _arrivals(requests: Iterable[Request]) -> Iterator[Occasion]:
     latest = 0
     for request in requests:
-        ticks = _ticks("request %r arrives", request.request_id, request.arrival_s)
-        if ticks < latest:
-            raise ConfigError(
-                f"request {request.request_id!r} arrives at {request.arrival_s} s, before the one "
-                "that was given before it; sort the requests by arrival_s"
-            )
-        latest = ticks
-        yield Occasion(ticks, False, request)
+        latest = arrival_ticks(request, latest)
+        yield Occasion(latest, False, request)
+
+
+def arrival_ticks(request: Request, latest: int) -> int:
+    """When a request arrives; ConfigError if that is before the start, or before `latest`."""
+    ticks = _ticks("request %r arrives", request.request_id, request.arrival_s)
+    if ticks < latest:
+        raise ConfigError(
+            f"request {request.request_id!r} arrives at {request.arrival_s} s, before the one "
+            "that was given before it; sort the requests by arrival_s"
+        )
+    return ticks
 
 
 def _order(occasion: Occasion) -> tuple[int, bool]:

@@ -1,6 +1,6 @@
 """Decides what counts as a request's first schedule, first token and end, in virtual time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import Counters, FinishReason, StepPlan, StepResult, StepUpdate
 from pagetwin.simulator.clock import TICKS_PER_S, to_seconds, to_ticks
+from pagetwin.simulator.token_gaps import TokenGaps
 
 
 class RequestTimings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -166,6 +167,8 @@ class Timekeeper:
         """By sequence id, once it has a token and until it ends."""
         self._num_submitted = 0
         self.census = Census()
+        self.gaps: TokenGaps | None = None
+        """To be set by whoever wants the gaps between tokens counted."""
         self._num_steps = 0
         self._busy = 0
         self._end = 0
@@ -217,21 +220,30 @@ class Timekeeper:
                 watch = rows.get(seq_id) or self._first(seq_id, now)
                 if watch is not None:
                     watch.outputs[seq_id] += 1
+        if self.gaps is not None:
+            for seq_id in result.sampled:
+                if seq_id in rows:
+                    self.gaps.token(seq_id, now)
         for ending in update.finished:
             self._live[_request_id(ending.seq_id)].endings[ending.seq_id] = ending.reason
-            rows.pop(ending.seq_id, None)
+            self._forget(ending.seq_id)
         for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished):
             if self._live[request_id].is_over:
                 self._end_request(self._live.pop(request_id), now)
 
-    def advance(self, seq_ids: Iterable[str], num_steps: int, *, now: int, duration: int) -> None:
+    def advance(
+        self, seq_ids: Sequence[str], num_steps: int, *, now: int, duration: int, first: int
+    ) -> None:
         """Notes steps that took `duration` ticks in all and ended at `now`, each of which gave a
-        token, not its first, to each of the sequences."""
+        token, not its first, to each of the sequences. The first took `first` ticks, later ones
+        each the same more than the one before."""
         self._num_steps += num_steps
         self._busy += duration
         self._end = now
         for seq_id in seq_ids:
             self._rows[seq_id].outputs[seq_id] += num_steps
+        if self.gaps is not None:
+            self.gaps.steps(seq_ids, num_steps, now=now, duration=duration, first=first)
 
     def keep(self, number: int, timings: RequestTimings) -> None:
         """Takes the timings of a request that is over, whose times somebody else has kept."""
@@ -295,10 +307,15 @@ class Timekeeper:
                 self._first_tokens.append((watch.request.request_id, now))
         return watch
 
+    def _forget(self, seq_id: str) -> None:
+        self._rows.pop(seq_id, None)
+        if self.gaps is not None:
+            self.gaps.forget(seq_id)
+
     def _end_request(self, watch: Watch, now: int, *, was_aborted: bool = False) -> None:
         self.census.leave(now, watch.submitted)
         for seq_id in watch.outputs:
-            self._rows.pop(seq_id, None)
+            self._forget(seq_id)
         timings = RequestTimings(
             request_id=watch.request.request_id,
             arrival_ticks=to_ticks(watch.request.arrival_s),

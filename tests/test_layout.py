@@ -39,6 +39,7 @@ TORCH_FREE = [
     "pagetwin.engine.trace",
     "pagetwin.simulator.one_replica",
     "pagetwin.simulator.replica",
+    "pagetwin.simulator.simulate",
     "pagetwin.simulator.workloads.trace_files",
     "pagetwin.conformance.lockstep",
     "pagetwin.conformance.scenario",

@@ -142,6 +142,7 @@ class FastForwardProcess(ReplicaProcess):
             self._in_flight[0] = plan
         duration = stretch.duration(num_steps)
         seq_ids = [seq.seq_id for seq in stretch.rows]
-        self.times.advance(seq_ids, num_steps, now=start + duration, duration=duration)
+        first = stretch.step_ticks(0)
+        self.times.advance(seq_ids, num_steps, now=start + duration, duration=duration, first=first)
         self.num_jumps += 1
         self.num_steps_jumped += num_steps

@@ -14,6 +14,7 @@ from pagetwin.commands.bench import bench
 from pagetwin.commands.calibrate import calibrate
 from pagetwin.commands.demo import demo
 from pagetwin.commands.profile import profile
+from pagetwin.commands.simulate import simulate
 from pagetwin.commands.validate import validate
 from pagetwin.commands.verify import verify
 from pagetwin.commands.whatif import whatif
@@ -29,6 +30,7 @@ app.command()(calibrate)
 app.command()(validate)
 app.command()(whatif)
 app.command()(profile)
+app.command()(simulate)
 app.add_typer(bench, name="bench")
 app.add_typer(verify, name="verify")
 

@@ -1,0 +1,1 @@
+"""Many simulated replicas behind a gateway: routing, failures, scaling, disaggregation."""

@@ -1,0 +1,1 @@
+"""What a simulated run was like: columns, percentiles, bills, files."""

@@ -1,0 +1,161 @@
+"""What commands that simulate share: from options to a cluster and a workload, and to files."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pagetwin.commands import knobs
+from pagetwin.commands.progress import terminal_progress
+from pagetwin.commands.writing import as_json_document
+from pagetwin.engine.errors import ConfigError
+from pagetwin.simulator.cluster.deployment import Deployment, deployment_of
+from pagetwin.simulator.cluster.description import (
+    Admission,
+    Autoscaling,
+    Cluster,
+    Failures,
+    Link,
+    Policy,
+)
+from pagetwin.simulator.costs.known_models import config_named
+from pagetwin.simulator.results.files import write_perfetto, write_requests, write_timeline
+from pagetwin.simulator.results.report import SimulationReport, report_of
+from pagetwin.simulator.results.result import Result
+from pagetwin.simulator.results.slo import Slo
+from pagetwin.simulator.simulate import simulate
+from pagetwin.simulator.workloads.spec import parse_workload
+from pagetwin.simulator.workloads.traces import Trace
+from pagetwin.simulator.workloads.trimmed import Trimmed
+from pagetwin.simulator.workloads.workload import Workload
+
+
+def deployment_named(**options: Any) -> Deployment:
+    """From options, those left away being None."""
+    return Deployment(**knobs.given(**options))
+
+
+def cluster_of(
+    model: str,
+    deployment: Deployment,
+    pools: Sequence[str],
+    *,
+    mtbf: float | None,
+    repair: float,
+    link_gbps: float,
+) -> Cluster:
+    """The deployment as one pool, or with its knobs changed as each of `pools` says."""
+    config = config_named(model)
+    deployments = [deployment_of(text, deployment) for text in pools] or [deployment]
+    names = (
+        ["replicas"]
+        if len(deployments) == 1
+        else [f"{one.role}-{place}" for place, one in enumerate(deployments)]
+    )
+    link = None
+    if any(one.role == "prefill" for one in deployments):
+        num_bytes = deployment.kv_bytes_per_token(config)
+        link = Link(bytes_per_s=link_gbps * 1e9 / 8, bytes_per_token=num_bytes)
+    return Cluster(
+        pools=tuple(one.pool(name, config) for name, one in zip(names, deployments, strict=True)),
+        failures=Failures(mtbf_s=mtbf, repair_s=repair),
+        link=link,
+    )
+
+
+def policy_of(
+    cluster: Cluster,
+    *,
+    router: str,
+    max_outstanding: int | None,
+    max_ttft: float | None,
+    autoscale: float | None,
+    cold_start: float,
+) -> Policy:
+    """Of the gateway. Autoscaling is of the first pool."""
+    scaling = None
+    if autoscale is not None:
+        scaling = Autoscaling(pool=cluster.pools[0].name, target=autoscale, cold_start_s=cold_start)
+    return Policy(
+        router=router,  # type: ignore[arg-type]
+        admission=Admission(max_outstanding=max_outstanding, max_ttft_s=max_ttft),
+        autoscaling=scaling,
+    )
+
+
+def workload_of(spec: str | None, trace: Path | None, cluster: Cluster, *, trim: bool) -> Workload:
+    """The one that is given; with `trim`, cut to what every pool can take."""
+    if (spec is None) == (trace is None):
+        raise ConfigError("give either --workload SPEC or --trace FILE")
+    workload: Workload
+    workload = parse_workload(spec) if spec is not None else Trace(path=trace or Path())
+    if not trim:
+        return workload
+    limits = [
+        min(
+            pool.scheduler.max_model_len,
+            (pool.cache.num_blocks - 1) * pool.cache.block_size,
+        )
+        for pool in cluster.pools
+    ]
+    return Trimmed(workload, min(limits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """Runs that differ by their seed, and what becomes of them."""
+
+    workload: Workload
+    workload_name: str
+    cluster: Cluster
+    policy: Policy
+    settings: dict[str, Any]
+    slo: Slo | None
+    seed: int
+    num_seeds: int
+    fast_forward: bool
+    skip_unfit: bool
+
+    def run(self, out: Path | None, *, record: bool) -> SimulationReport:
+        """Simulates, and writes the files if a folder is named: all of them, or none."""
+        from pagetwin.reports.staging import staged
+
+        if self.num_seeds < 1:
+            raise ConfigError(f"--seeds {self.num_seeds} is below 1; nothing would run")
+        with ExitStack() as stack:
+            folder = None if out is None else stack.enter_context(staged(out))
+            progress = stack.enter_context(terminal_progress())
+            progress.begin("simulate", self.num_seeds)
+            results = []
+            for place in range(self.num_seeds):
+                results.append(self._simulate(self.seed + place, folder if record else None))
+                progress.advance_to(place + 1)
+            report = report_of(
+                results,
+                workload=self.workload_name,
+                settings=self.settings | {"policy": self.policy},
+                slo=self.slo,
+            )
+            if folder is not None:
+                (folder / "summary.json").write_bytes(as_json_document(report))
+                for result in results:
+                    self._write(result, folder)
+        return report
+
+    def _simulate(self, seed: int, record: Path | None) -> Result:
+        return simulate(
+            self.workload,
+            self.cluster,
+            self.policy,
+            seed=seed,
+            fast_forward=self.fast_forward,
+            record=record,
+            skip_unfit=self.skip_unfit,
+        )
+
+    def _write(self, result: Result, folder: Path) -> None:
+        suffix = f"-seed{result.seed}" if self.num_seeds > 1 else ""
+        write_requests(result, folder / f"requests{suffix}.csv")
+        write_timeline(result, folder / f"timeline{suffix}.csv")
+        write_perfetto(result, folder / f"trace{suffix}.json")

@@ -1,0 +1,65 @@
+"""A way to run a model becomes a pool with its memory, costs and price."""
+
+import pytest
+
+from pagetwin.engine.errors import ConfigError, ModelError
+from pagetwin.simulator.cluster.deployment import Deployment, deployment_of
+from pagetwin.simulator.costs.known_models import KNOWN, config_named
+from pagetwin.simulator.costs.model_shape import shape_of
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [("Llama-3.1-8B", 8.03), ("Llama-3.1-70B", 70.55), ("Qwen3-8B", 8.19), ("Qwen3-32B", 32.76)],
+)
+def test_known_models_have_the_size_that_they_are_named_for(name: str, billions: float) -> None:
+    assert shape_of(KNOWN[name]).num_parameters / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_models_are_found_by_the_names_that_people_use() -> None:
+    for name in ("llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "Llama-3.1-8B"):
+        assert config_named(name) is KNOWN["Llama-3.1-8B"]
+    with pytest.raises(ModelError, match=r"model 'gpt-9' is neither a file nor known.*Qwen3-8B"):
+        config_named("gpt-9")
+
+
+def test_more_gpus_hold_more_blocks_and_step_faster() -> None:
+    config = KNOWN["Llama-3.1-8B"]
+    one, two = (Deployment(tp=tp, max_model_len=4096).pool("p", config) for tp in (1, 2))
+    assert 20_000 < one.cache.num_blocks < 2 * one.cache.num_blocks < two.cache.num_blocks
+    assert one.cost_model is not None
+    assert two.cost_model is not None
+    assert one.cost_model.decode_line(8) > two.cost_model.decode_line(8)
+    assert (one.num_gpus, two.num_gpus) == (1, 2)
+    assert "uncalibrated" in getattr(one.cost_model, "label", "")
+
+
+def test_a_pool_changes_what_it_names() -> None:
+    base = Deployment(gpu="h100", max_num_seqs=64)
+    changed = deployment_of("gpu=h200,replicas=2,prefix_caching=false,role=decode", base)
+    assert (changed.gpu, changed.replicas, changed.prefix_caching) == ("h200", 2, False)
+    assert (changed.role, changed.max_num_seqs) == ("decode", 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpus=2", "'gpus=2' is not KNOB=VALUE; knobs are gpu"),
+        ("replicas", "'replicas' is not KNOB=VALUE"),
+        ("replicas=two", "pool 'replicas=two'"),
+        ("role=boss", "pool 'role=boss'"),
+    ],
+)
+def test_a_wrong_pool_is_explained(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        deployment_of(text, Deployment())
+
+
+def test_what_does_not_fit_or_is_unknown_is_explained() -> None:
+    big = KNOWN["Llama-3.1-70B"]
+    with pytest.raises(ConfigError, match="no memory is left for KV blocks on 1 x H100"):
+        Deployment().pool("p", big)
+    with pytest.raises(ConfigError, match="GPU 'tpu' is unknown"):
+        Deployment(gpu="tpu").pool("p", big)
+    with pytest.raises(ConfigError, match="replicas=0 is below 1"):
+        Deployment(replicas=0).pool("p", big)

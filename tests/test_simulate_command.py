@@ -1,0 +1,141 @@
+"""`pagetwin simulate` from the outside: files, JSON, and errors for people."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pagetwin.cli import main
+from pagetwin.engine.trace import HeaderRecord, ResultRecord, read_history
+
+LOAD = "poisson:rate=4,input=uniform:20:200,output=20,requests=60"
+MODEL = ["--model", "Llama-3.1-8B", "--num-blocks", "400", "--max-model-len", "2048"]
+
+
+def run(*arguments: str) -> int:
+    return main(["simulate", *arguments])
+
+
+def test_a_run_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--workload", LOAD, *MODEL, "--slo", "ttft_p95<500ms") == 0
+    words = capsys.readouterr().out
+    for part in ("uncalibrated", "TTFT", "60 of 60 finished", "ttft_p95<0.5s", "met", "Little"):
+        assert part in words
+    assert run("--workload", LOAD, *MODEL, "--seeds", "2", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["schema"] == "pagetwin.simulation/1"
+    assert [one["seed"] for one in report["runs"]] == [0, 1]
+    assert report["runs"][0]["num_finished"] == 60
+    assert "uncalibrated" in report["runs"][0]["costs"]
+    interval = report["intervals"]["ttft_s.p95"]
+    assert interval["low"] < interval["value"] < interval["high"]
+
+
+def test_the_files_appear_together_and_the_steps_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--replicas", "2", "--router", "round_robin", "--out", str(out), "--record"]
+    assert run("--workload", LOAD, *MODEL, *options) == 0
+    assert str(out) in capsys.readouterr().out
+    names = ["requests.csv", "summary.json", "timeline.csv", "trace.json"]
+    histories = ["replica-00.jsonl", "replica-01.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names + histories)
+    finished = 0
+    for name in histories:
+        records = list(read_history(out / name))
+        assert isinstance(records[0], HeaderRecord)
+        finished += sum(len(r.finished) for r in records if isinstance(r, ResultRecord))
+    assert finished == 60
+
+
+def test_a_recorded_run_is_a_trace_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--workload", LOAD, *MODEL, "--out", str(tmp_path), "--record") == 0
+    capsys.readouterr()
+    history = str(tmp_path / "replica-00.jsonl")
+    assert run("--trace", history, *MODEL, "--json") == 0
+    again = json.loads(capsys.readouterr().out)["runs"][0]
+    before = json.loads((tmp_path / "summary.json").read_text())["runs"][0]
+    assert again["num_steps"] == before["num_steps"]
+    assert again["tpot_s"]["mean"] == pytest.approx(before["tpot_s"]["mean"])
+
+
+def test_stepping_and_pools_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    pools = ["--pool", "role=prefill,gpu=h200", "--pool", "role=decode,replicas=2"]
+    times = []
+    for stepping in ([], ["--stepping"]):
+        assert run("--workload", LOAD, *MODEL, *pools, *stepping, "--json") == 0
+        times.append(json.loads(capsys.readouterr().out)["runs"][0]["e2e_s"])
+    assert times[0] == times[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workload", LOAD, "--model", "gpt-9"], "model 'gpt-9' is neither a file nor known"),
+        (["--workload", LOAD, *MODEL, "--gpu", "tpu"], "GPU 'tpu' is unknown; datasheets are here"),
+        (["--workload", LOAD, *MODEL, "--tp", "3"], "tensor_parallel=3 does not divide"),
+        (["--workload", LOAD, *MODEL, "--replicas", "0"], "replicas=0 is below 1"),
+        (["--workload", LOAD, *MODEL, "--router", "dice"], "router 'dice' is unknown; use one of"),
+        (
+            ["--workload", LOAD, *MODEL, "--slo", "fast"],
+            "'fast' is no term; write METRIC_pNN<LIMIT",
+        ),
+        (["--workload", LOAD, *MODEL, "--seeds", "0"], "--seeds 0 is below 1"),
+        (["--workload", LOAD, *MODEL, "--seed", "-1"], "seed=-1 is outside"),
+        (["--workload", LOAD, *MODEL, "--policy", "mine"], "mine"),
+        (["--workload", LOAD, *MODEL, "--pool", "gpus=2"], "is not KNOB=VALUE"),
+        (["--workload", LOAD, *MODEL, "--record"], "--record writes histories of one run"),
+        (["--workload", "poisson:rate=-1,input=1,output=1,requests=1", *MODEL], "rate=-1.0 is not"),
+        (["--workload", "offline:input=5000,output=1,requests=9", *MODEL], "5000 prompt tokens"),
+        (["--trace", "/no/such.csv", *MODEL], "/no/such.csv: there is no such file"),
+        (MODEL, "give either --workload SPEC or --trace FILE"),
+        (["--workload", LOAD], "Missing option '--model'"),
+    ],
+)
+def test_bad_input_is_explained_and_leaves_no_file(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    if "--record" not in arguments:
+        arguments = [*arguments, "--out", str(out)]
+    assert run(*arguments) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.startswith("pagetwin: ")
+    assert "Traceback" not in said.err
+    assert (said.out, list(tmp_path.iterdir())) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("", "the trace has no entries"),
+        ("5,3,4\n2,3,4\n", "t.csv:3: the timestamp goes back; sort the trace"),
+        ("1,-3,4\n", "t.csv:2: -3 prompt tokens"),
+        ("1,nan,4\n", "t.csv:2: input_tokens 'nan' is not a whole number"),
+        ("1,3,4\n2,9999,4\n", "'r0000001' has 9999 prompt tokens"),
+    ],
+)
+def test_a_bad_trace_is_explained(
+    rows: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival,input_tokens,output_tokens\n" + rows)
+    assert run("--trace", str(trace), *MODEL, "--out", str(tmp_path / "out")) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_cut_or_left_out_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival,input_tokens,output_tokens\n1,3,4\n2,9999,4\n")
+    assert run("--trace", str(trace), *MODEL, "--trim", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["num_finished"] == 2
+    assert run("--trace", str(trace), *MODEL, "--skip-unfit", "--json") == 0
+    run_ = json.loads(capsys.readouterr().out)["runs"][0]
+    assert (run_["num_finished"], run_["num_refused"]) == (1, 1)
