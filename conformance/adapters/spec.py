@@ -27,6 +27,14 @@ KINDS: dict[str, Kind] = {
         "pagetwin:MODEL?{json}",
         "our engine; MODEL is a name, a folder, a .gguf file, or `random`",
     ),
+    "hfcb": Kind(
+        f"{_HERE}.transformers_batching",
+        "hfcb:PATH?{json}",
+        "transformers' continuous batching",
+    ),
+    "vllm": Kind(f"{_HERE}.vllm", "vllm:PATH?{json}", "vLLM, here or in its own environment"),
+    "http": Kind(f"{_HERE}.http", "http://HOST:PORT/v1?model=NAME", "any OpenAI-compatible server"),
+    "https": Kind(f"{_HERE}.http", "https://HOST/v1?model=NAME", "the same over TLS"),
     "py": Kind(
         f"{_HERE}.python", "py:MODULE:FACTORY?{json}", "an adapter of your own, in this process"
     ),

@@ -14,4 +14,12 @@ PROPERTIES = (
         level=Level.STEPS,
         goals=("full hits", "forks", "recompute preemptions", "swap preemptions"),
     ),
+    Property(
+        id="twin.refinement",
+        statement="An engine's steps are steps of abstract paged memory, and its policy, as far as "
+        "it promises one, allows them.",
+        needs=(Flag.TOKEN_PROMPT, Flag.STEP_TRACE, Flag.BLOCK_TABLES),
+        level=Level.STEPS,
+        goals=("preemptions", "returns", "hits", "shared blocks"),
+    ),
 )

@@ -13,10 +13,9 @@ from pagetwin.conformance.adapters.protocol import (
     EngineInfo,
     RecordingSession,
     Session,
-    SessionConfig,
-    SessionRefused,
 )
 from pagetwin.conformance.capability import Flag
+from pagetwin.conformance.experiments.tight_pool import open_tight, tight_pool
 from pagetwin.conformance.observation import AnyObservation, CachedTokens
 from pagetwin.conformance.provenance.judge import PROPERTY_ID, Provenance, judge, violations
 from pagetwin.conformance.provenance.labels import Labels
@@ -25,7 +24,6 @@ from pagetwin.conformance.provenance.variants import VARIANTS
 from pagetwin.conformance.provenance.workload import WorkloadShape, draw_rounds
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Budget
-from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.trace import PlanRecord
 
 LEAST_SPAN = 150
@@ -90,7 +88,13 @@ def _example(
         block_size=block_size,
         max_output_tokens=MAX_OUTPUT_TOKENS,
     )
-    session = _open(adapter, model, _tight(random, recipe, block_size, span))
+    knobs = tight_pool(
+        random,
+        longest=span + MAX_OUTPUT_TOKENS,
+        block_size=block_size,
+        sliding_window=recipe.sliding_window,
+    )
+    session = open_tight(adapter, model, knobs)
     try:
         rounds = draw_rounds(random, labels, shape, min_prompt_tokens=recipe.min_prompt_tokens)
         for requests in rounds:
@@ -102,35 +106,6 @@ def _example(
         yield from _evidence(seen, labels, observed, session, name)
     finally:
         session.close()
-
-
-def _tight(
-    random: Random, recipe: ProvenanceRecipe, block_size: int, span: int
-) -> tuple[CacheConfig, SchedulerConfig]:
-    """A pool that a few of the requests fill, and steps that split long prompts."""
-    longest = -(-(span + MAX_OUTPUT_TOKENS) // block_size)
-    cache = CacheConfig(
-        num_blocks=1 + longest * random.randint(1, 3) + random.randint(0, 2),
-        block_size=block_size,
-        sliding_window=recipe.sliding_window,
-    )
-    limits = SchedulerConfig(
-        max_model_len=span + MAX_OUTPUT_TOKENS,
-        max_num_seqs=8,
-        max_num_batched_tokens=random.choice((32, 64, 256)),
-    )
-    return cache, limits
-
-
-def _open(
-    adapter: Adapter, model: str | None, knobs: tuple[CacheConfig, SchedulerConfig]
-) -> Session:
-    """The session that was wanted, or, where the engine chooses for itself, what it gives."""
-    cache, limits = knobs
-    try:
-        return adapter.open(SessionConfig(model=model, cache=cache, scheduler=limits))
-    except SessionRefused:
-        return adapter.open(SessionConfig(model=model))
 
 
 def _evidence(

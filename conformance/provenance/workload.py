@@ -48,7 +48,7 @@ def draw_rounds(
                 prompt = random.choice(earlier)
             else:
                 prompt = _prompt(random, labels, shape, owner, min_prompt_tokens)
-            requests.append(_request(random, shape, f"r{owner}", prompt))
+            requests.append(_request(random, shape, owner, prompt))
         earlier += [request.prompt_token_ids for request in requests]
         rounds.append(requests)
     return rounds
@@ -73,11 +73,15 @@ def _length(random: Random, block_size: int, low: int, high: int) -> int:
     return min(high, max(low, length))
 
 
-def _request(
-    random: Random, shape: WorkloadShape, request_id: str, prompt: tuple[int, ...]
-) -> Request:
+def _request(random: Random, shape: WorkloadShape, owner: int, prompt: tuple[int, ...]) -> Request:
     num_tokens = random.randint(1, shape.max_output_tokens)
     params = SamplingParams(
         temperature=0.0, max_tokens=num_tokens, ignore_eos=True, detokenize=False
     )
-    return Request(request_id=request_id, prompt_token_ids=prompt, sampling_params=params)
+    return Request(
+        request_id=f"r{owner}",
+        prompt_token_ids=prompt,
+        sampling_params=params,
+        # The order of submission, for policies that go by arrival.
+        arrival_s=float(owner),
+    )

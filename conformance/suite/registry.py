@@ -9,6 +9,7 @@ from pagetwin.conformance.experiments.numerics import Numerics
 from pagetwin.conformance.experiments.one_distribution import OneDistribution
 from pagetwin.conformance.experiments.paged_attention import PagedAttention
 from pagetwin.conformance.experiments.provenance import ProvenanceExperiment
+from pagetwin.conformance.experiments.refinement import RefinementExperiment
 from pagetwin.conformance.experiments.sampling import Sampling
 from pagetwin.conformance.experiments.sampling_semantics import SamplingSemantics
 from pagetwin.conformance.experiments.scenarios import RandomScenarios
@@ -22,6 +23,7 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     Neighbours,
     Ends,
     ProvenanceExperiment,
+    RefinementExperiment,
     PagedAttention,
     Numerics,
     SamplingSemantics,
