@@ -3,19 +3,19 @@
 What a scheduler decided follows from its requests, the order of events and the tokens drawn, if
 engine and twin agree. So plans and books are left out and only their digests are kept: whoever
 expands the file runs the twin, and sees the recorded decisions again or the first one that
-differs. The file is xz over msgpack.
+differs. Tokens are renamed where they mean nothing (`renaming`). The file is xz over msgpack.
 """
 
 import hashlib
 import lzma
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from pagetwin.engine.errors import RequestError, TraceError
-from pagetwin.engine.request import Request
+from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import StepPlan, StepResult, StepTimings
 from pagetwin.engine.trace import (
     AbortRecord,
@@ -28,6 +28,7 @@ from pagetwin.engine.trace import (
     SubmitRecord,
 )
 from pagetwin.simulator.recordings.columns import packed, packed_times, unpacked, unpacked_times
+from pagetwin.simulator.recordings.renaming import PrefixNames
 from pagetwin.simulator.replica import Replica
 
 SCHEMA = "pagetwin.compact/1"
@@ -53,6 +54,8 @@ class CompactHistory(msgspec.Struct, frozen=True, kw_only=True):
     """DIGEST_BYTES for each of them, of what the scheduler answered and of its books."""
     requests: tuple[Request, ...]
     """Of submissions and refusals, without their prompts."""
+    is_renamed: bool
+    """Whether tokens are names (`renaming`)."""
     prompt_lengths: bytes
     prompt_tokens: bytes
     aborts: tuple[str, ...]
@@ -70,7 +73,7 @@ def answer_digest(record: Record) -> bytes:
     """Of what the scheduler decided: the same for equal decisions and equal books."""
     answer: Any
     if isinstance(record, PlanRecord):
-        answer = (record.plan, record.counters)
+        answer = (_without_tokens(record.plan), record.counters)
     elif isinstance(record, ResultRecord):
         answer = (record.finished, record.forked, record.counters)
     elif isinstance(record, AbortRecord):
@@ -83,6 +86,20 @@ def answer_digest(record: Record) -> bytes:
         answer = "refused"
     encoded = msgspec.msgpack.encode(answer)
     return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
+
+
+def _without_tokens(plan: StepPlan) -> StepPlan:
+    """The plan without what others decided: the tokens of prompts, and those drawn."""
+    return msgspec.structs.replace(
+        plan,
+        introduced=tuple(
+            msgspec.structs.replace(one, token_ids=(len(one.token_ids),)) for one in plan.introduced
+        ),
+        new_requests=tuple(
+            msgspec.structs.replace(one, prompt_token_ids=(one.num_prompt_tokens,))
+            for one in plan.new_requests
+        ),
+    )
 
 
 _LETTERS: dict[type, str] = {
@@ -99,6 +116,10 @@ _LETTERS: dict[type, str] = {
 class _Columns:
     """What is collected while a history streams by."""
 
+    names: PrefixNames | None
+    """To rename tokens; None keeps them."""
+    nodes: dict[str, int] = field(default_factory=dict)
+    """By sequence, where its tokens lead."""
     events: list[str] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -121,7 +142,8 @@ class _Columns:
             request = record.request
             self.requests.append(msgspec.structs.replace(request, prompt_token_ids=()))
             self.lengths.append(len(request.prompt_token_ids))
-            self.prompts.extend(request.prompt_token_ids)
+            name = sequence_id(request.request_id, 0)
+            self.prompts.extend(self._named(name, request.prompt_token_ids, is_new=True))
         if isinstance(record, SubmitRecord):
             self.times["submit"].append(_or_minus_one(record.time_s))
         elif isinstance(record, AbortRecord):
@@ -133,6 +155,13 @@ class _Columns:
         elif isinstance(record, ResultRecord):
             self._add_result(record)
 
+    def _named(self, seq_id: str, tokens: Sequence[int], *, is_new: bool = False) -> Sequence[int]:
+        if self.names is None:
+            return tokens
+        node = 0 if is_new else self.nodes[seq_id]
+        self.nodes[seq_id], names = self.names.follow(node, tokens)
+        return names
+
     def _add_result(self, record: ResultRecord) -> None:
         rows = self.sampling.pop(record.step)
         has_more = record.failed or record.stop_strings or record.selections
@@ -141,7 +170,8 @@ class _Columns:
                 record, finished=(), forked=(), timings=StepTimings()
             )
         else:
-            self.tokens.extend(record.sampled.values())
+            for seq_id, token in record.sampled.items():
+                self.tokens.extend(self._named(seq_id, (token,)))
         timings = record.timings
         self.times["result"].append(_or_minus_one(record.time_s))
         self.times["update"].append(record.update_s)
@@ -152,13 +182,16 @@ class _Columns:
         self.reason_numbers.append(number)
 
 
-def compacted(records: Iterable[Record], *, sha256: str, num_bytes: int) -> bytes:
+def compacted(
+    records: Iterable[Record], *, sha256: str, num_bytes: int, rename: bool = False
+) -> bytes:
     """The compact file of a history whose plain text has that digest and size.
 
-    Raises TraceError if there is no header.
+    `rename` tokens only if all its requests may be (`renaming.may_be_renamed`). Raises TraceError
+    if there is no header.
     """
     header: HeaderRecord | None = None
-    columns = _Columns()
+    columns = _Columns(PrefixNames() if rename else None)
     for record in records:
         if isinstance(record, HeaderRecord):
             header = record
@@ -173,6 +206,7 @@ def compacted(records: Iterable[Record], *, sha256: str, num_bytes: int) -> byte
         events="".join(columns.events),
         digests=b"".join(columns.digests),
         requests=tuple(columns.requests),
+        is_renamed=rename,
         prompt_lengths=packed(columns.lengths),
         prompt_tokens=packed(columns.prompts),
         aborts=tuple(columns.aborts),

@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pagetwin.engine.trace import Record, opened_history, read_history
+from pagetwin.engine.trace import (
+    Record,
+    RefuseRecord,
+    SubmitRecord,
+    opened_history,
+    read_history,
+)
 from pagetwin.simulator.recordings.compact import SUFFIX, compacted, expanded, read_compact
+from pagetwin.simulator.recordings.renaming import may_be_renamed
 
 
 class Identity(NamedTuple):
@@ -43,6 +50,13 @@ def identity(path: Path) -> Identity:
 
 
 def compact_file(path: Path) -> bytes:
-    """The compact form of a history file."""
+    """The compact form of a history file; tokens are renamed if they mean nothing."""
     what = identity(path)
-    return compacted(read_records(path), sha256=what.sha256, num_bytes=what.num_bytes)
+    rename = all(
+        may_be_renamed(record.request)
+        for record in read_records(path)
+        if isinstance(record, SubmitRecord | RefuseRecord)
+    )
+    return compacted(
+        read_records(path), sha256=what.sha256, num_bytes=what.num_bytes, rename=rename
+    )

@@ -68,6 +68,22 @@ def test_without_a_profile_the_history_is_its_own(
     assert "not validated" in capsys.readouterr().out
 
 
+def test_a_compact_history_serves_as_the_whole_does(
+    profile: Path, write_history: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = write_history("other", rate=15.0)
+    assert main(["bench", "compact", str(history)]) == 0
+    compact = history.with_name("other.compact.xz")
+    errors = []
+    for path in (history, compact):
+        capsys.readouterr()
+        assert main(["validate", str(profile), str(path), "--json"]) == 0
+        [run] = json.loads(capsys.readouterr().out)["runs"]
+        errors.append([measure["error"] for measure in run["measures"]])
+    assert errors[0] == pytest.approx(errors[1], abs=1e-4)
+    assert main(["bench", "compact", str(history), "--out", "it.xz"]) == 2
+
+
 def test_bad_input_leaves_nothing_behind(
     write_history: Write, profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,6 +222,31 @@ def tables(
 
 
 @bench.command()
+def compact(
+    history: Annotated[Path, typer.Argument(metavar="HISTORY", help="JSON Lines, or .xz or .gz.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Default: beside it, .compact.xz.")
+    ] = None,
+) -> None:
+    """Keep a recorded history in a thousandth of its size.
+
+    Times, requests and digests of the decisions remain; `calibrate`, `validate` and `whatif` read
+    it as they read the whole, and run the twin to get the decisions back.
+    """
+    from pagetwin.simulator.recordings.compact import SUFFIX
+    from pagetwin.simulator.recordings.reading import compact_file, is_compact
+
+    place = out or history.with_name(history.name.partition(".jsonl")[0] + SUFFIX)
+    if not is_compact(place):
+        raise ConfigError(f"--out {place}: a compact history's name ends in {SUFFIX}")
+    data = compact_file(history)
+    with written(place) as path:
+        path.write_bytes(data)
+    print(f"{place}: {len(data):,} bytes")
+
+
+@bench.command()
 def stamp(
     result: Annotated[Path, typer.Argument(metavar="FILE", help="A result's JSON.")],
 ) -> None:
