@@ -80,7 +80,7 @@ def reference_model(*, seed: int = 0, dtype: DType = "float32") -> Iterator[Refe
         max_model_len=MAX_MODEL_LEN,
         dtype=dtype,
     )
-    with tempfile.TemporaryDirectory(prefix="pagetwin-") as name:
+    with tempfile.TemporaryDirectory(prefix="pagetwin-") as name, _one_thread():
         folder = Path(name)
         write_random_checkpoint(model, folder)
         yield Reference(folder, dtype)
@@ -118,6 +118,19 @@ def log_softmax(logits: Floats) -> Floats:
     """Over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tiny products gain nothing from threads, and wait for each other where cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _torch_dtype(name: DType) -> Any:

@@ -46,33 +46,29 @@ def add_controls(
     stuck = random.random()
     for i, law in enumerate(laws):
         p = law.support.probabilities
+        order = np.argsort(law.before, kind="stable")
         v = random.random()
-        hot = _renormalised(np.where(p > 0, np.exp((law.scores - law.scores.max()) / HOTTER), 0.0))
-        controls.hotter.append(facts_of(law, _inverse(hot, random.random()), v=v))
-        controls.leaking.append(facts_of(law, _inverse(_leaky(law), random.random()), v=v))
+        weights = np.where(p > 0, np.exp((law.scores - law.scores.max()) / HOTTER), 0.0)
+        hot = _inverse(weights / weights.sum(), order, random.random())
+        controls.hotter.append(facts_of(law, hot, v=v))
+        leaked = _leaked(law, random)
+        drawn = _inverse(p, order, random.random())
+        controls.leaking.append(facts_of(law, drawn if leaked is None else leaked, v=v))
         shared = partner[i] if i < len(partner) else own[i]
-        controls.shared.append(facts_of(law, _inverse(p, shared), v=v))
-        controls.stuck.append(facts_of(law, _inverse(p, stuck), v=v))
+        controls.shared.append(facts_of(law, _inverse(p, order, shared), v=v))
+        controls.stuck.append(facts_of(law, _inverse(p, order, stuck), v=v))
     return own
 
 
-def _leaky(law: Draw) -> Floats:
-    """The law with LEAK of mass on the likeliest tokens that it excludes."""
-    p = law.support.probabilities
-    outside = np.where(law.support.forbidden & np.isfinite(law.scores), law.scores, -np.inf)
-    if not np.isfinite(outside).any():
-        return p
-    leaky = (1 - LEAK) * p
-    leaky[outside.argmax()] += LEAK
-    return leaky
+def _leaked(law: Draw, random: np.random.Generator) -> int | None:
+    """The likeliest token that the law excludes, in LEAK of all cases."""
+    if random.random() >= LEAK:
+        return None
+    outside = np.where(law.support.forbidden, law.scores, -np.inf)
+    return int(outside.argmax()) if np.isfinite(outside).any() else None
 
 
-def _inverse(p: Floats, u: float) -> int:
+def _inverse(p: Floats, order: NDArray[np.int64], u: float) -> int:
     """The token at u of the cumulated law, likeliest tokens first, as a sampler by inversion."""
-    order = np.argsort(-p, kind="stable")
     place = int(np.searchsorted(np.cumsum(p[order]), u, side="right"))
-    return int(order[min(place, int((p > 0).sum()) - 1)])
-
-
-def _renormalised(weights: Floats) -> Floats:
-    return np.asarray(weights / weights.sum())
+    return int(order[min(place, int(np.count_nonzero(p)) - 1)])

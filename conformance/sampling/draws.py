@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pagetwin.conformance.oracles.sampling import adjusted_logits, truncation_of
-from pagetwin.conformance.statistics.pit import randomised_pit
+from pagetwin.conformance.statistics.pit import mass_before
 from pagetwin.conformance.statistics.support import Support, support_of
 from pagetwin.engine.request import Request
 
@@ -31,12 +31,17 @@ class Place(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """A draw's law according to the reference."""
+    """A draw's law according to the reference, with what every token drawn from it needs."""
 
     place: Place
     scores: Floats
     """[vocab]: adjusted logits over the temperature; -inf: masked."""
     support: Support
+    before: Floats
+    """[vocab]: mass of the tokens that come before each, likeliest first."""
+    edge: int | None
+    """The unlikeliest token of the support, which a limit off by one would lose; None where
+    nothing is cut off."""
 
 
 class DrawFacts(NamedTuple):
@@ -69,21 +74,20 @@ def law_of(
     adjusted = adjusted_logits(logits, request, output_token_ids)
     place = Place(request.request_id, sample_index, len(output_token_ids))
     support = support_of(adjusted, truncation, epsilon=epsilon)
-    return Draw(place, adjusted / truncation.temperature, support)
+    before = mass_before(support.probabilities)
+    return Draw(place, adjusted / truncation.temperature, support, before, _edge(support))
 
 
 def facts_of(draw: Draw, token: int, *, v: float, noise: Floats | None = None) -> DrawFacts:
     """What is worth keeping of the draw of `token`; v is the checker's own uniform number."""
-    support = draw.support
-    edge = _edge(support)
+    support, edge = draw.support, draw.edge
     u = None
     if support.is_exact:
-        row = randomised_pit(support.probabilities[None], np.array([token]), np.array([v]))
-        u = float(row[0])
+        u = min(float(draw.before[token] + v * support.probabilities[token]), _BELOW_ONE)
     return DrawFacts(
         place=draw.place,
         token=token,
-        is_allowed=not bool(support.forbidden[token]),
+        is_allowed=bool(support.certain[token] or support.borderline[token]),
         u=u,
         edge_mass=0.0 if edge is None else float(support.probabilities[edge]),
         is_edge=token == edge,
@@ -91,8 +95,10 @@ def facts_of(draw: Draw, token: int, *, v: float, noise: Floats | None = None) -
     )
 
 
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+
+
 def _edge(support: Support) -> int | None:
-    """The token that a boundary off by one would lose; None where nothing is cut off."""
     if not support.is_exact or not support.forbidden.any() or support.certain.sum() < 2:
         return None
     masses = np.where(support.certain, support.probabilities, np.inf)

@@ -23,16 +23,26 @@ PAIR_BINS = 8
 """Each way: pairs fall into PAIR_BINS ** 2 cells."""
 
 
-def randomised_pit(probabilities: Floats, tokens: NDArray[np.int64], uniforms: Floats) -> Floats:
-    """U of each row: probabilities [rows, vocab], tokens [rows], uniforms [rows] in [0, 1).
+def mass_before(probabilities: Floats) -> Floats:
+    """For each token of each row [..., vocab] the mass of the tokens before it: the likelier ones,
+    and of equally likely ones those with a lower id."""
+    order = np.argsort(-probabilities, axis=-1, kind="stable")
+    ordered = np.take_along_axis(probabilities, order, axis=-1)
+    before = np.empty_like(probabilities)
+    np.put_along_axis(before, order, np.cumsum(ordered, axis=-1) - ordered, axis=-1)
+    return before
 
-    Of equally likely tokens the one with the lower id comes first.
-    """
-    own = np.take_along_axis(probabilities, tokens[:, None], axis=1)
-    ids = np.arange(probabilities.shape[1])
-    before = (probabilities > own) | ((probabilities == own) & (ids < tokens[:, None]))
-    u = np.where(before, probabilities, 0.0).sum(axis=1) + uniforms * own[:, 0]
-    return np.asarray(np.clip(u, 0.0, np.nextafter(1.0, 0.0)))
+
+def randomised_pit(probabilities: Floats, tokens: NDArray[np.int64], uniforms: Floats) -> Floats:
+    """U of each row: probabilities [rows, vocab], tokens [rows], uniforms [rows] in [0, 1)."""
+    rows = np.arange(len(tokens))
+    before = mass_before(probabilities)[rows, tokens]
+    return below_one(before + uniforms * probabilities[rows, tokens])
+
+
+def below_one(values: Floats) -> Floats:
+    """Rounding may take a U to 1, which no bin holds."""
+    return np.asarray(np.clip(values, 0.0, np.nextafter(1.0, 0.0)))
 
 
 def bin_counts(values: Floats, num_bins: int = NUM_BINS) -> Counts:
