@@ -32,8 +32,8 @@ usual value."""
 
 
 def scopes(size: Size = "full") -> list[Scope]:
-    """`full`: three requests under both policies and modes, synchronous or not; two requests in
-    all lengths that end anywhere, and with every other knob. `quick`: two short ones on three
+    """`full`: two and three requests under both policies and modes, synchronous or not; two that
+    end anywhere, and with every other knob. `quick`: two short ones on three
     blocks, and the other knobs, for CI."""
     return list(_quick() if size == "quick" else _full())
 
@@ -59,12 +59,25 @@ def _short(knobs: dict[str, Any]) -> dict[str, Any]:
 
 def _full() -> Iterator[Scope]:
     for name, knobs in _configurations():
-        lengths = (3,) if knobs["policy"] == "priority" else (1, 3)
-        yield make_scope(f"three-{name}", prompt_lengths=lengths, early_ends=False, **knobs)
-    for name, knobs in _configurations():
-        yield make_scope(f"two-{name}", max_requests=2, **knobs)
+        yield make_scope(f"two-{name}", max_requests=2, **_all_lengths(knobs))
     for variant, knobs in VARIANTS:
-        yield make_scope(f"two-{variant}", max_requests=2, **knobs)
+        yield make_scope(f"two-{variant}", max_requests=2, **{"prompt_lengths": (2, 3), **knobs})
+    for name, knobs in _configurations():
+        yield make_scope(f"three-{name}", early_ends=False, **_beside_others(knobs))
+
+
+def _all_lengths(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Under priority each length comes twice; two of them are enough there."""
+    lengths = (2, 3) if knobs["policy"] == "priority" else (1, 2, 3, 4)
+    return {"prompt_lengths": lengths, **knobs}
+
+
+def _beside_others(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Of three requests: prompts below and above a block, or, where priorities or results that
+    are late multiply the schedules, only above."""
+    if knobs["policy"] == "priority":
+        return {"prompt_lengths": (3,), "max_tokens": 2, **knobs}
+    return {"prompt_lengths": (3,) if knobs["asynchronous"] else (1, 3), **knobs}
 
 
 def _configurations() -> Iterator[tuple[str, dict[str, Any]]]:

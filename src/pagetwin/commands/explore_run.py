@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from pagetwin.commands.progress import BarProgress, NoProgress, terminal_progress
 from pagetwin.commands.verify_run import quiet_engine
 from pagetwin.commands.writing import as_json_document
@@ -28,6 +30,7 @@ def run_exploration(
 ) -> int:
     """Explores the scopes of that size, or those named; shows and writes what is found.
 
+    What is known is written after every scope, so that a run that is stopped keeps what it had.
     Returns 0 if all states were seen and nothing is wrong, 1 on a finding, 3 if time ran out.
     Raises ConfigError for an unknown name, NotADirectoryError if `out` is a file.
     """
@@ -35,13 +38,13 @@ def run_exploration(
     if out is not None and out.exists() and not out.is_dir():
         raise NotADirectoryError(20, "is a file; name a folder", str(out))
     deadline = time.monotonic() + budget_s
-    done: list[ScopeResult] = []
+    result = result_here([])
     with quiet_engine(), terminal_progress() as bars:
         for scope in chosen:
-            done.append(_explore(scope, deadline, bars))
-    result = result_here(done)
-    if out is not None:
-        _write(result, out)
+            explored = _explore(scope, deadline, bars)
+            result = msgspec.structs.replace(result, scopes=(*result.scopes, explored))
+            if out is not None:
+                _write(result, out)
     print(as_json_document(result).decode() if as_json else _told(result, out), end="")
     return 1 if not result.holds else 0 if result.complete else 3
 
