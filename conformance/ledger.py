@@ -82,6 +82,13 @@ class Ledger:
         mine = [s for s in self.sequences.values() if s.request.request_id == request_id]
         return sorted(mine, key=lambda seq: seq.sample_index)
 
+    def is_id_in_use(self, request_id: str) -> bool:
+        """By a live request, or by one whose blocks a step in flight still holds (P5.3c)."""
+        leaving = (one for ended in self._leaving.values() for one in ended)
+        return any(
+            one.request.request_id == request_id for one in (*self.sequences.values(), *leaving)
+        )
+
     def apply(self, record: Record) -> Facts:
         if isinstance(record, SubmitRecord):
             self._submit(record.request)
@@ -176,6 +183,8 @@ class Ledger:
             computed = cached
             change = self.holdings.admit(plan, sequence, intro)
             self.totals["prefix_hit_tokens"] += cached
+            if self.cache.enable_prefix_caching and not _wants_whole_prompt(sequence):
+                self.totals["prefix_queries"] += len(intro.token_ids)
             self.totals["partial_hits"] += cached % self.cache.block_size > 0
         self.totals["cow_copies"] += len(change.replaced)
         self._advance(plan, one, sequence)
@@ -320,6 +329,11 @@ class Ledger:
             message = "a record names a sequence that does not live"
             raise HistoryBroken(violation(property_id, self.step, message, seq_id=seq_id))
         return sequence
+
+
+def _wants_whole_prompt(sequence: LedgerSequence) -> bool:
+    """Its prompt is computed anew, without a look-up (docs/policy.md P2.4)."""
+    return sequence.request.sampling_params.prompt_logprobs is not None
 
 
 def priority_key(sequence: LedgerSequence) -> tuple[int, float, str, int]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pagetwin.conformance.catalogue import clients, histories, memory, twin, values
+from pagetwin.conformance.catalogue import clients, components, histories, memory, twin, values
 from pagetwin.conformance.catalogue.property import Property
 
 __all__ = ["CATALOGUE", "Property", "Violation", "violation"]
@@ -44,6 +44,7 @@ CATALOGUE: dict[str, Property] = _catalogue(
         clients.PROPERTIES,
         memory.PROPERTIES,
         values.PROPERTIES,
+        components.PROPERTIES,
     ]
 )
 """By id. A new area is a line here."""

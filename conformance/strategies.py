@@ -6,6 +6,7 @@ shrinks towards one request with a short prompt of zeros, submitted in round 0, 
 with every feature off.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -25,6 +26,10 @@ from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
 BLOCK_SIZES = (2, 1, 3, 4, 16)
 MAX_REQUESTS = 7
 LAST_ROUND = 12
+KINDS = ("fresh", "same", "longer", "prefix", "diverging")
+"""How a prompt is made of those before it."""
+SPARSE_VOCABULARY = (0, 256, 512, 1, 257)
+"""Token ids that are equal in their low byte, for prompts of a wide vocabulary."""
 
 
 def _often(draw: st.DrawFn, numerator: int, denominator: int) -> bool:
@@ -78,18 +83,24 @@ def schedulers(draw: st.DrawFn, cache: CacheConfig) -> SchedulerConfig:
 
 
 @st.composite
-def prompts(draw: st.DrawFn, cache: CacheConfig, vocab_size: int, count: int) -> list[list[int]]:
+def prompts(
+    draw: st.DrawFn,
+    cache: CacheConfig,
+    vocabulary: Sequence[int],
+    count: int,
+    kinds: Sequence[str] = KINDS,
+) -> list[list[int]]:
     """`count` prompts: fresh ones with lengths k*B - 1, k*B, k*B + 1, and ones made of an earlier
     one: the same again, a prefix of it, it and more, or it with one token changed. A later prompt
     may return to any earlier one (the A-B-A motif). Shrinks to prompts of one zero."""
-    tokens = st.integers(0, vocab_size - 1)
+    tokens = st.sampled_from(vocabulary)
     room = (cache.num_blocks - 1) * cache.block_size
     made: list[list[int]] = []
     for _ in range(count):
         blocks = draw(st.integers(0, 3))
         edge = draw(st.integers(-1, 1))
         length = min(max(1, blocks * cache.block_size + edge), room + 1)
-        kind = draw(st.sampled_from(("fresh", "same", "longer", "prefix", "diverging")))
+        kind = draw(st.sampled_from(kinds))
         if not made or kind == "fresh":
             made.append(draw(st.lists(tokens, min_size=length, max_size=length)))
             continue
@@ -100,8 +111,9 @@ def prompts(draw: st.DrawFn, cache: CacheConfig, vocab_size: int, count: int) ->
             made.append(base[: draw(st.integers(1, max(1, len(base))))])
         elif kind == "diverging":
             place = draw(st.integers(0, len(base) - 1)) if base else 0
-            changed = [*base[:place], (base[place] + 1) % vocab_size if base else 0]
-            made.append([*changed, *base[place + 1 :]])
+            after = vocabulary.index(base[place]) + 1 if base else 0
+            other = vocabulary[after % len(vocabulary)]
+            made.append([*base[:place], other, *base[place + 1 :]])
         else:
             made.append(list(base))
     return made
@@ -142,10 +154,13 @@ def requests(
     vocab_size: int,
     limits: SchedulerConfig,
     beams_in_12: int = 2,
+    marks_in_12: int = 1,
+    spot: int = 0,
 ) -> Request:
-    """One request with that prompt, now and then with a salt, an adapter, media, or (with odds of
-    `beams_in_12`) as a beam search. Arrival times and priorities repeat, so
-    that ties are broken by the id. Some requests can never run: their refusal is compared too."""
+    """One request with that prompt; with odds of `marks_in_12` each with a salt, an adapter (which
+    may be spelled alike) and a medium at `spot` or anywhere, with odds of `beams_in_12` as a beam
+    search. Arrival times and priorities repeat, so that ties are broken by the id. Some requests
+    can never run: their refusal is compared too."""
     params = draw(sampling_params(vocab_size, limits))
     beam: BeamSearchParams | None = None
     if _often(draw, beams_in_12, 12):
@@ -154,10 +169,12 @@ def requests(
         )
         params = SamplingParams(max_tokens=draw(st.integers(1, 5)), ignore_eos=draw(st.booleans()))
     media: tuple[MediaSpan, ...] = ()
-    if prompt and _often(draw, 1, 12):
-        offset = draw(st.integers(0, len(prompt) - 1))
-        length = draw(st.integers(1, len(prompt) - offset))
-        digest = draw(st.sampled_from(("cat", "dog")))
+    if prompt and _often(draw, marks_in_12, 12):
+        offset = draw(st.one_of(st.just(spot), st.integers(0, len(prompt) - 1)))
+        offset = min(offset, len(prompt) - 1)
+        length = draw(st.one_of(st.just(1), st.integers(1, len(prompt) - offset)))
+        # A digest stands for one content, which has one length (docs/policy.md P4.6).
+        digest = f"{draw(st.sampled_from(('cat', 'dog')))} of {length}"
         media = (MediaSpan(digest=digest, offset=offset, length=length),)
     return Request(
         request_id=name,
@@ -166,8 +183,10 @@ def requests(
         beam_search=beam,
         arrival_s=float(draw(st.integers(0, 2))),
         priority=draw(st.integers(0, 2)),
-        cache_salt=draw(st.sampled_from((None, "a", "b"))) if _often(draw, 1, 6) else None,
-        adapter_id="adapter" if _often(draw, 1, 12) else None,
+        cache_salt=draw(st.sampled_from(("a", "b"))) if _often(draw, marks_in_12, 12) else None,
+        adapter_id=draw(st.sampled_from(("adapter", "a")))
+        if _often(draw, marks_in_12, 12)
+        else None,
         media=media,
     )
 
@@ -207,15 +226,22 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     """A whole scenario of up to six requests. Shrinks to one request."""
     cache = draw(caches())
     limits = draw(schedulers(cache))
-    vocab_size = draw(st.sampled_from((2, 3, 5)))
+    wide = _often(draw, 1, 6)
+    vocab_size = max(SPARSE_VOCABULARY) + 1 if wide else draw(st.sampled_from((2, 3, 5)))
+    # Two requests that differ in nothing but their salts, adapters or media are rare unless whole
+    # scenarios are of them.
+    marks_in_12 = draw(st.sampled_from((1, 1, 6)))
+    kinds = KINDS if marks_in_12 == 1 else ("same", "same", "longer", "prefix")
     count = draw(st.integers(1, MAX_REQUESTS))
-    texts = draw(prompts(cache, vocab_size, count))
+    vocabulary = SPARSE_VOCABULARY if wide else range(vocab_size)
+    texts = draw(prompts(cache, vocabulary, count, kinds))
     if _often(draw, 1, 12):
         texts[-1] = []
-    # Two beam searches that push one another about are rare unless whole scenarios are of them.
-    beams_in_12 = draw(st.sampled_from((2, 2, 2, 0, 10)))
+    # Likewise two beam searches that push one another about.
+    beams_in_12 = 0 if wide else draw(st.sampled_from((2, 2, 2, 0, 10)))
+    spot = draw(st.integers(0, 2 * cache.block_size))
     made = [
-        draw(requests(f"r{i}", text, vocab_size, limits, beams_in_12))
+        draw(requests(f"r{i}", text, vocab_size, limits, beams_in_12, marks_in_12, spot))
         for i, text in enumerate(texts)
     ]
     return Scenario(
@@ -224,6 +250,6 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         requests=tuple(ScenarioRequest(request=request) for request in made),
         events=draw(events([request.request_id for request in made])),
         vocab_size=vocab_size,
-        eos_token_ids=(vocab_size - 1,) if draw(st.booleans()) else (),
+        eos_token_ids=draw(st.sampled_from(((), (vocab_size - 1,), (vocab_size - 1, 0)))),
         failing_requests=tuple(one.request_id for one in made if _often(draw, 1, 16)),
     )

@@ -42,7 +42,9 @@ class _Row:
     token_ids: list[int]
     block_ids: list[int]
     root: int
-    """What stands before the first slot: the request's key fields."""
+    """What stands before the first slot: the request's salt and adapter."""
+    media: dict[int, int]
+    """What a medium adds to the token at its position."""
 
 
 class FingerprintExecutor:
@@ -86,7 +88,12 @@ class FingerprintExecutor:
         for new in plan.introduced:
             request = self._requests[new.request_id]
             self._rows[new.seq_id] = _Row(
-                request, new.sample_index, list(new.token_ids), list(new.block_ids), _root(request)
+                request,
+                new.sample_index,
+                list(new.token_ids),
+                list(new.block_ids),
+                _hash(request.cache_salt, request.adapter_id),
+                _media(request),
             )
         for entry in plan.scheduled:
             row = self._rows[entry.seq_id]
@@ -104,7 +111,8 @@ class FingerprintExecutor:
         for position in range(start, start + entry.num_scheduled_tokens):
             if self._window == 1:
                 value = row.root
-            value = _mix(value ^ _mix((position << 32) + row.token_ids[position]))
+            token = (position << 32) + row.token_ids[position]
+            value = _mix(value ^ _mix(token) ^ row.media.get(position, 0))
             self._slots[row.block_ids[position // self._size], position % self._size] = value
 
     def _read(self, row: _Row, end: int) -> int:
@@ -152,9 +160,18 @@ class FingerprintExecutor:
         )
 
 
-def _root(request: Request) -> int:
-    fields = repr((request.cache_salt, request.adapter_id, request.media)).encode()
-    return int.from_bytes(sha256(fields).digest()[:8], "little")
+def _media(request: Request) -> dict[int, int]:
+    """Each position that a medium covers changes by what is shown there, and no other does: what
+    stands before a medium may be shared with requests that have none."""
+    return {
+        span.offset + place: _hash(span.digest, place)
+        for span in request.media
+        for place in range(span.length)
+    }
+
+
+def _hash(*fields: object) -> int:
+    return int.from_bytes(sha256(repr(fields).encode()).digest()[:8], "little")
 
 
 def _junk(num_blocks: int, block_size: int) -> _Slots:

@@ -164,5 +164,10 @@ PROPERTIES = (
         "sched.once-per-step",
         "A sequence stands in a plan once, and plans keep the running order.",
     ),
+    _row(
+        "sched.admission-feasible",
+        "A request is refused, at once, exactly if it can never run.",
+        "requests refused",
+    ),
     _row("sched.order", "Admissions follow the order of the queues."),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from pagetwin.conformance.catalogue import histories
-from pagetwin.conformance.checkers import pool, preemption, scheduler
+from pagetwin.conformance.checkers import admission, pool, preemption, scheduler
 from pagetwin.conformance.checkers.copy_on_write import ReadCheck
 from pagetwin.conformance.checkers.prefix_cache import CacheCheck
 from pagetwin.conformance.facts import Facts
@@ -36,6 +36,7 @@ class RunningJudge:
         if isinstance(record, HeaderRecord):
             self.ledger = Ledger(record.cache, record.scheduler)
             self._checks = (
+                admission.check_record,
                 pool.check_record,
                 ReadCheck(),
                 CacheCheck(),

@@ -103,6 +103,7 @@ def _books(record: Record, cache: CacheShadow, ledger: Ledger) -> Iterator[Viola
     expected = {
         "num_cached_blocks": cache.num_cached,
         "evictions": cache.evictions,
+        "prefix_queries": ledger.totals["prefix_queries"],
         "prefix_hit_tokens": ledger.totals["prefix_hit_tokens"],
         "partial_hits": ledger.totals["partial_hits"],
     }

@@ -33,12 +33,17 @@ def forward(
     backend: AttentionBackend, batch: PagedBatch, *, scale: float = 0.125, sliding_window: int = 0
 ) -> Tensor:
     """Writes the batch's keys and values as a model's layer does, and attends: the shape of q."""
+    # Tables stand in other rows than the sequences' own, among tables of nobody.
+    num_seqs = len(batch.seq_lens)
+    table_rows = torch.arange(2 * num_seqs - 1, -1, -2, device=batch.q.device)
+    block_tables = batch.block_tables.new_zeros((2 * num_seqs, batch.block_tables.shape[1]))
+    block_tables[table_rows] = batch.block_tables
     metadata = AttentionMetadata(
         slot_mapping=batch.slot_mapping,
         query_start_loc=batch.query_start_loc,
         seq_lens=batch.seq_lens,
-        block_tables=batch.block_tables,
-        table_rows=torch.arange(len(batch.seq_lens), dtype=torch.int32, device=batch.q.device),
+        block_tables=block_tables,
+        table_rows=table_rows.int(),
         max_query_len=batch.max_query_len,
         max_seq_len=batch.max_seq_len,
     )

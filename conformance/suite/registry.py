@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pagetwin.conformance.experiments.components import Components
 from pagetwin.conformance.experiments.ends import Ends
 from pagetwin.conformance.experiments.history_independence import HistoryIndependence
 from pagetwin.conformance.experiments.neighbours import Neighbours
@@ -24,6 +25,7 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     Ends,
     ProvenanceExperiment,
     RefinementExperiment,
+    Components,
     PagedAttention,
     Numerics,
     SamplingSemantics,

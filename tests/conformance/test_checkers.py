@@ -252,6 +252,10 @@ def lose_a_block_at_the_end(history: History) -> Iterator[History]:
 
 
 CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
+    "a request that can run is refused": (
+        "sched.admission-feasible",
+        each(SubmitRecord, lambda one: RefuseRecord(request=one.request, error="no room")),
+    ),
     "a copy is lost": ("cow.copies", each_plan(lambda plan: replace(plan, copies=plan.copies[1:]))),
     "a lost copy is read": ("cow.isolation", each_plan(lambda plan: replace(plan, copies=()))),
     "shared blocks are written": ("kv.exclusive-write", each_plan(write_shared_blocks)),

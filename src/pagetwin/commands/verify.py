@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pagetwin.commands.explore import explore
+from pagetwin.commands.verify_mutants import mutants
 
 verify = typer.Typer(
     add_completion=False,
@@ -13,6 +14,8 @@ verify = typer.Typer(
     pretty_exceptions_enable=False,
     help="Hold an engine against the catalogue of properties.",
 )
+
+verify.command()(mutants)
 
 Engine = Annotated[
     str,

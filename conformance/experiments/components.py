@@ -1,0 +1,36 @@
+"""The parts of our own engine that run a step, each on its own: rows, memory, text."""
+
+from collections.abc import Iterator
+from itertools import count
+
+from pagetwin.conformance.adapters.protocol import Adapter
+from pagetwin.conformance.capability import Flag
+from pagetwin.conformance.suite.evidence import Evidence
+from pagetwin.conformance.suite.experiment import Budget
+from pagetwin.conformance.trials.registry import find_trial
+
+JUDGED = {
+    "text": ("text.decoded", "text.finish-reason"),
+    "batch": ("batch.rebuild",),
+    "memory": ("mem.writes-own-slots",),
+}
+"""What each trial judges, of those properties that no other experiment does."""
+
+
+class Components:
+    """Runs the trials in turn; they need an engine in this process, and no session."""
+
+    id = "components"
+    judges = tuple(name for names in JUDGED.values() for name in names)
+    needs = frozenset({Flag.ATTENTION})
+    weight = 1.0
+
+    def run(self, adapter: Adapter, budget: Budget, seed: int) -> Iterator[Evidence]:
+        for index in count():
+            if not budget.allows(index):
+                return
+            for trial, judged in JUDGED.items():
+                found = find_trial(trial).run(seed, index)
+                for property_id in judged:
+                    broken = [one for one in found if one.property_id == property_id]
+                    yield Evidence(property_id=property_id, violation=broken[0] if broken else None)

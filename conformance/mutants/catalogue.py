@@ -1,0 +1,26 @@
+"""All mutants, in the order of their families."""
+
+from pagetwin.conformance.mutants.allocation import ALLOCATION
+from pagetwin.conformance.mutants.lifecycle import LIFECYCLE
+from pagetwin.conformance.mutants.mutant import Mutant
+from pagetwin.conformance.mutants.preemption import PREEMPTION
+from pagetwin.conformance.mutants.prefix_cache import PREFIX_CACHE
+from pagetwin.conformance.mutants.runner import RUNNER
+from pagetwin.conformance.mutants.sampling import SAMPLING
+from pagetwin.conformance.mutants.scheduling import SCHEDULING
+from pagetwin.conformance.mutants.sharing import SHARING
+from pagetwin.conformance.mutants.text import TEXT
+from pagetwin.conformance.mutants.twin import TWIN
+
+MUTANTS: tuple[Mutant, ...] = (
+    *ALLOCATION,
+    *SHARING,
+    *PREFIX_CACHE,
+    *PREEMPTION,
+    *SCHEDULING,
+    *LIFECYCLE,
+    *RUNNER,
+    *SAMPLING,
+    *TEXT,
+    *TWIN,
+)

@@ -1,0 +1,165 @@
+"""The rows that a model runner keeps, against a rebuild from full knowledge, plan by plan."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pagetwin.conformance.facts import Entry, PlanFacts
+from pagetwin.conformance.ledger import Ledger
+from pagetwin.conformance.lockstep import run_lockstep
+from pagetwin.conformance.properties import Violation, violation
+from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.twins import fingerprint_executor
+from pagetwin.engine.draws import Draws
+from pagetwin.engine.input_batch import InputBatch
+from pagetwin.engine.request import Request, sequence_id
+from pagetwin.engine.scheduler import Scheduler
+from pagetwin.engine.step import ScheduledSequence, StepPlan
+from pagetwin.engine.step_inputs import build_inputs_from_scratch
+from pagetwin.engine.trace import HeaderRecord, HistoryWriter, Record, ResultRecord, SubmitRecord
+from pagetwin.simulator.replica import Replica
+
+ID = "batch.rebuild"
+
+
+def judge_batch(scenario: Scenario) -> list[Violation]:
+    """Feeds the scenario's plans to an InputBatch, as a model runner does."""
+    cache, limits = scenario.cache, scenario.scheduler
+    history = HistoryWriter(keep=True)
+    run_lockstep(
+        scenario,
+        Scheduler(cache, limits),
+        Replica(cache, limits),
+        fingerprint_executor(scenario),
+        history=history,
+    )
+    run = _Run(history.records)
+    try:
+        return list(run.judge())
+    except Exception as error:  # whatever it is: the plans are valid ones
+        message = f"the batch raised {type(error).__name__}: {error}"
+        return [violation("life.no-crash", run.step, message)]
+
+
+class _Run:
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.step = -1
+        self._records = records
+        self._results = {one.step: one for one in records if isinstance(one, ResultRecord)}
+        self._tokens: dict[str, list[int]] = {}
+        """What the runner knows of each sequence that it has a row for."""
+
+    def judge(self) -> Iterator[Violation]:
+        header = self._records[0]
+        assert isinstance(header, HeaderRecord)
+        ledger = Ledger(header.cache, header.scheduler)
+        batch = InputBatch(header.cache, header.scheduler)
+        for record in self._records[1:]:
+            facts = ledger.apply(record)
+            if isinstance(facts, PlanFacts):
+                self.step = facts.plan.step
+                yield from self._execute(facts, batch, header)
+
+    def _execute(
+        self, facts: PlanFacts, batch: InputBatch, header: HeaderRecord
+    ) -> Iterator[Violation]:
+        plan = facts.plan
+        batch.apply(plan)
+        for seq_id in plan.dropped:
+            self._tokens.pop(seq_id, None)
+        self._tokens |= {intro.seq_id: list(intro.token_ids) for intro in plan.introduced}
+        if not plan.scheduled:
+            return
+        inputs = batch.build_inputs(plan.scheduled)
+        tables = {entry.sequence.seq_id: entry.change.table for entry in facts.entries}
+        rows = {one.seq_id: batch.find_row(one.seq_id) for one in plan.scheduled}
+        expected = build_inputs_from_scratch(
+            plan.scheduled,
+            {seq_id: -1 if row is None else row for seq_id, row in rows.items()},
+            self._tokens,
+            tables,
+            header.cache.block_size,
+        )
+        for name in ("input_ids", "positions", "slot_mapping", "query_start_loc", "seq_lens"):
+            got, due = getattr(inputs, name), getattr(expected, name)
+            if not np.array_equal(got, due):
+                yield self._wrong(f"{name} are not the step's", got=got, due=due)
+        draws = Draws.of(plan.scheduled, inputs, batch)
+        yield from self._draws(plan, draws, expected.query_start_loc.tolist())
+        for entry in facts.entries:
+            yield from self._row(entry, batch)
+        result = self._results.get(plan.step)
+        if result is not None:
+            batch.append_tokens(draws.rows, result.sampled)
+            for row in draws.rows:
+                token = result.sampled.get(row.seq_id)
+                if token is not None and row.seq_id in self._tokens:
+                    self._tokens[row.seq_id].append(token)
+        yield from self._contents(batch)
+
+    def _row(self, entry: Entry, batch: InputBatch) -> Iterator[Violation]:
+        """What the sampler sees of a sequence, and the blocks that attention will read."""
+        seq_id, request = entry.sequence.seq_id, entry.sequence.request
+        row = batch.sampling_row(seq_id)
+        output = self._tokens[seq_id][request.num_prompt_tokens :]
+        if (row.seq_id, row.request, row.sample_index, list(row.output_token_ids)) != (
+            seq_id,
+            request,
+            entry.sequence.sample_index,
+            output,
+        ):
+            yield self._wrong("the sampler sees another sequence", seq_id=seq_id, row=row)
+        place = batch.find_row(seq_id)
+        table = entry.change.table
+        kept = batch.block_tables[place, : len(table)].tolist()
+        # Entries that the window has left behind may hold anything.
+        differ = [(j, k) for j, k in zip(table, kept, strict=True) if j and j != k]
+        beyond = batch.block_tables[place, len(table) :].any()
+        if differ or beyond:
+            yield self._wrong("a row's blocks are not its table", seq_id=seq_id, differ=differ)
+
+    def _draws(self, plan: StepPlan, draws: Draws, starts: Sequence[int]) -> Iterator[Violation]:
+        """Who draws, and from the hidden state of which token."""
+        due: list[tuple[str, int]] = []
+        for place, one in enumerate(plan.scheduled):
+            if one.samples:
+                due += [(seq_id, starts[place + 1] - 1) for seq_id in self._drawing(one)]
+        got = [
+            (row.seq_id, int(draws.last_tokens[place]))
+            for row, place in zip(draws.rows, draws.logits_rows, strict=True)
+        ]
+        if got != due:
+            yield self._wrong("tokens are drawn from other rows", got=got, due=due)
+
+    def _drawing(self, one: ScheduledSequence) -> list[str]:
+        """The sequence, or all samples of a group whose prompt ends here."""
+        request_id, _, index = one.seq_id.rpartition("/")
+        request = next(r for r in self._requests() if r.request_id == request_id)
+        if len(self._tokens[one.seq_id]) > request.num_prompt_tokens:
+            return [one.seq_id]
+        if request.beam_search is not None:
+            return [one.seq_id]
+        others = range(1, request.num_samples) if index == "0" else ()
+        return [one.seq_id, *(sequence_id(request_id, i) for i in others)]
+
+    def _contents(self, batch: InputBatch) -> Iterator[Violation]:
+        kept = {seq_id: list(tokens) for seq_id, (tokens, _) in batch.contents().items()}
+        if kept != self._tokens:
+            names = [
+                seq_id
+                for seq_id in sorted({*kept, *self._tokens})
+                if kept.get(seq_id) != self._tokens.get(seq_id)
+            ]
+            yield self._wrong("rows hold other tokens than their sequences", seq_ids=names)
+        try:
+            batch.check_invariants()
+        except AssertionError as error:
+            yield self._wrong(f"a row that nobody has, or its tail, is not empty: {error}")
+
+    def _requests(self) -> Iterator[Request]:
+        for record in self._records:
+            if isinstance(record, SubmitRecord):
+                yield record.request
+
+    def _wrong(self, message: str, **witness: object) -> Violation:
+        return violation(ID, self.step, message, **witness)

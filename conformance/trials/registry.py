@@ -1,0 +1,121 @@
+"""Trials: one example run on the engine as it is, and every property that it breaks.
+
+A trial knows which parts of the engine it exercises, and nothing of mutants: a mutant is tried by
+every trial that exercises what it changes. Example `index` of stream `seed` is always the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pagetwin.conformance.properties import Violation
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A source of examples, and how they are judged."""
+
+    name: str
+    exercises: tuple[str, ...]
+    """Beginnings of module names."""
+    run: Callable[[int, int], list[Violation]]
+    """From (seed, index) to what the example breaks, the gravest first."""
+
+
+def trials_of(modules: tuple[str, ...]) -> list[Trial]:
+    """The trials that exercise one of the modules, in their order."""
+    return [
+        trial for trial in TRIALS if any(module.startswith(trial.exercises) for module in modules)
+    ]
+
+
+def _scheduling(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.examples import random_scenario
+    from pagetwin.conformance.trials.scheduling import judge_engine
+
+    return judge_engine(random_scenario(seed, index))
+
+
+def _batch(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.batch import judge_batch
+    from pagetwin.conformance.trials.examples import random_scenario
+
+    return judge_batch(random_scenario(seed, index))
+
+
+def _sampling(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.sampling import judge_sampler
+
+    return judge_sampler(seed, index)
+
+
+def _attention(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.attention import judge_attention
+
+    return judge_attention(seed, index)
+
+
+def _memory(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.memory import judge_memory
+
+    return judge_memory(seed, index)
+
+
+def _text(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.text import judge_text
+
+    return judge_text(seed, index)
+
+
+# What needs torch is imported when it is first tried.
+TRIALS = (
+    Trial(
+        "scheduling",
+        (
+            "pagetwin.engine.block_",
+            "pagetwin.engine.closing",
+            "pagetwin.engine.fingerprint",
+            "pagetwin.engine.free_queue",
+            "pagetwin.engine.planning",
+            "pagetwin.engine.policies",
+            "pagetwin.engine.prefix_keys",
+            "pagetwin.engine.queues",
+            "pagetwin.engine.scheduler",
+            "pagetwin.engine.sequence",
+            "pagetwin.engine.stopping",
+            "pagetwin.simulator",
+        ),
+        _scheduling,
+    ),
+    Trial(
+        "text",
+        (
+            "pagetwin.engine.detokenizer",
+            "pagetwin.engine.live_request",
+            "pagetwin.engine.output_processor",
+        ),
+        _text,
+    ),
+    Trial(
+        "batch",
+        ("pagetwin.engine.input_batch", "pagetwin.engine.draws", "pagetwin.engine.step_inputs"),
+        _batch,
+    ),
+    Trial(
+        "sampling",
+        (
+            "pagetwin.engine.logits",
+            "pagetwin.engine.logprobs",
+            "pagetwin.engine.noise",
+            "pagetwin.engine.sampler",
+            "pagetwin.engine.token_order",
+        ),
+        _sampling,
+    ),
+    Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
+    Trial("attention", ("pagetwin.engine.attention",), _attention),
+)
+
+
+def find_trial(name: str) -> Trial:
+    [trial] = [one for one in TRIALS if one.name == name]
+    return trial
