@@ -104,7 +104,7 @@ def _look_up(builder: PlanBuilder, seq: TwinSequence) -> Hits:
     start = len(full) * block_size
     most = min(block_size - 1, len(seq.token_ids) - 1 - start)
     source, num_partial_tokens = builder.state.pool.partial_hit(
-        keys[len(full) - 1].digest() if full else ROOT,
+        keys[len(full) - 1].digest if full else ROOT,
         block_extras(seq.group.request, len(full), block_size=block_size, tags=tags),
         seq.token_ids[start : start + most],
     )

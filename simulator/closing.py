@@ -105,12 +105,12 @@ class _Closing:
         if seq.seq_id in self.result.failed:
             self._fail(seq, self.result.failed[seq.seq_id])
             return
-        if seq.seq_id not in self.result.sampled:
+        token_id = self.result.sampled.get(seq.seq_id)
+        if token_id is None:
             raise ValueError(
                 f"the result of step {self.result.step} has no token for {seq.seq_id}, which the "
                 "plan marks with `samples`; the executor must return one"
             )
-        token_id = self.result.sampled[seq.seq_id]
         seq.token_ids.append(token_id)
         ending = self._ending(seq, token_id)
         if ending is not None:
@@ -119,8 +119,8 @@ class _Closing:
     def _ending(self, seq: TwinSequence, token_id: int) -> FinishedSequence | None:
         request, num_tokens = seq.group.request, len(seq.token_ids)
         params = request.sampling_params
-        if seq.num_output_tokens(num_tokens) > params.min_tokens:  # P5.1a
-            if token_id in request.eos_token_ids and not params.ignore_eos:
+        if num_tokens - seq.group.num_prompt_tokens > params.min_tokens:  # P5.1a
+            if not params.ignore_eos and token_id in request.eos_token_ids:
                 return FinishedSequence(seq.seq_id, "stop")
             if token_id in params.stop_token_ids:
                 return FinishedSequence(seq.seq_id, "stop", token_id)

@@ -4,6 +4,7 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 NULL_BLOCK = 0
@@ -27,6 +28,7 @@ class PrefixKey(NamedTuple):
     tokens and extras compare by value, which is the check that P4.6 asks for on a hit.
     """
 
+    digest: bytes
     parent: bytes
     token_ids: tuple[int, ...]
     extras: Extras
@@ -35,11 +37,12 @@ class PrefixKey(NamedTuple):
     def branch(self) -> Branch:
         return self.parent, self.extras, self.token_ids[0]
 
-    def digest(self) -> bytes:
-        tokens = array("q", self.token_ids).tobytes()
-        sizes = b"%d:%d:" % (len(self.parent), len(tokens))
-        extras = repr(self.extras).encode()
-        return hashlib.sha256(sizes + self.parent + tokens + extras).digest()
+
+def prefix_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) -> PrefixKey:
+    tokens = array("q", token_ids).tobytes()
+    sizes = b"%d:%d:" % (len(parent), len(tokens))
+    digest = hashlib.sha256(sizes + parent + tokens + _encoded(extras)).digest()
+    return PrefixKey(digest, parent, token_ids, extras)
 
 
 class BlockPool:
@@ -52,10 +55,13 @@ class BlockPool:
         # can be left in O(1) (P4.3).
         self.free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(1, num_blocks))
         self.holders: dict[int, int] = dict.fromkeys(range(1, num_blocks), 0)
-        self.cached: dict[PrefixKey, int] = {}
+        self.cached: dict[bytes, int] = {}
+        """By the digest of the block's key."""
         self.key_of: dict[int, PrefixKey] = {}
-        self.branches: dict[Branch, set[int]] = {}
+        self.branches: dict[Branch, list[int]] = {}
         self.num_evictions = 0
+        self.num_shared = 0
+        """Blocks that more than one holds."""
 
     @property
     def num_free(self) -> int:
@@ -74,13 +80,17 @@ class BlockPool:
         """Adds a holder; a free block leaves the queue (P4.3)."""
         self.free.pop(block_id, None)
         self.holders[block_id] += 1
+        self.num_shared += self.holders[block_id] == 2
 
     def release(self, block_id: int) -> None:
         """Drops a holder; the last one puts the block at the back of the queue (P4.1)."""
         assert self.holders[block_id] > 0, f"block {block_id} is released but nobody holds it"
-        self.holders[block_id] -= 1
-        if self.holders[block_id] == 0:
+        left = self.holders[block_id] - 1
+        self.holders[block_id] = left
+        if left == 0:
             self.free[block_id] = None
+        elif left == 1:
+            self.num_shared -= 1
 
     def release_table(self, table: list[int]) -> None:
         """Frees a whole table, last block first (P4.1), and empties it."""
@@ -104,19 +114,20 @@ class BlockPool:
 
     def cache(self, block_id: int, key: PrefixKey) -> None:
         """Enters a full block under its key, unless another block has that key (P4.6)."""
-        if not self.enable_prefix_caching or key in self.cached:
+        if not self.enable_prefix_caching or key.digest in self.cached:
             return
-        self.cached[key] = block_id
+        self.cached[key.digest] = block_id
         self.key_of[block_id] = key
-        self.branches.setdefault(key.branch, set()).add(block_id)
+        self.branches.setdefault(key.branch, []).append(block_id)
 
     def full_hits(self, keys: Iterable[PrefixKey]) -> list[int]:
         """The longest run of cached blocks that starts the chain (P2.4)."""
         hits: list[int] = []
         for key in keys:
-            if key not in self.cached:
+            block_id = self.cached.get(key.digest, NULL_BLOCK)
+            if block_id == NULL_BLOCK or self.key_of[block_id] != key:
                 break
-            hits.append(self.cached[key])
+            hits.append(block_id)
         return hits
 
     def partial_hit(
@@ -147,16 +158,18 @@ class BlockPool:
             if block_id != NULL_BLOCK:
                 recount[block_id] += 1
         assert recount == self.holders, "holders differ from the tables and pins"
+        assert self.num_shared == sum(count > 1 for count in recount.values())
         free = {block_id for block_id, count in recount.items() if count == 0}
         assert free == set(self.free), "the free queue is not the blocks that nobody holds"
-        assert {block: key for key, block in self.cached.items()} == self.key_of
+        digests = {block: key.digest for block, key in self.key_of.items()}
+        assert {block: digest for digest, block in self.cached.items()} == digests
         by_branch = [(key.branch, block) for block, key in self.key_of.items()]
         listed = [(branch, b) for branch, blocks in self.branches.items() for b in blocks]
         assert sorted(by_branch) == sorted(listed), "the index by branch differs from the keys"
 
     def _uncache(self, block_id: int) -> None:
         key = self.key_of.pop(block_id)
-        del self.cached[key]
+        del self.cached[key.digest]
         siblings = self.branches[key.branch]
         siblings.remove(block_id)
         if not siblings:
@@ -200,6 +213,11 @@ class HostPool:
         assert recount == self.holders, "host holders differ from the swapped tables"
         free = {block_id for block_id, count in recount.items() if count == 0}
         assert free == set(self.free), "the host queue is not the blocks that nobody holds"
+
+
+@lru_cache(maxsize=1024)
+def _encoded(extras: Extras) -> bytes:
+    return repr(extras).encode()
 
 
 def _common_run(a: Sequence[int], b: Sequence[int]) -> int:

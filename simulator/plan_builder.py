@@ -56,8 +56,9 @@ class PlanBuilder:
         knobs = self.state.scheduler
         if self.state.flights and self._awaits_result(seq):
             return 0
-        behind = seq.num_planned_tokens - seq.num_planned_computed
-        num_tokens = min(behind, budget, knobs.max_model_len - seq.num_planned_computed)
+        computed = seq.num_planned_computed
+        behind = seq.num_planned_tokens - computed
+        num_tokens = min(behind, budget, knobs.max_model_len - computed)
         if behind > 1:  # P1.3: prefilling
             if knobs.long_prefill_token_threshold > 0:
                 num_tokens = min(num_tokens, knobs.long_prefill_token_threshold)
@@ -75,8 +76,8 @@ class PlanBuilder:
 
     def num_appended(self, seq: TwinSequence, num_tokens: int) -> int:
         """Blocks that the table lacks at its end for `num_tokens` more (P2.2)."""
-        needed = self.state.blocks_for(seq.num_planned_computed + num_tokens)
-        return max(0, needed - len(seq.table))
+        missing = self.state.blocks_for(seq.num_planned_computed + num_tokens) - len(seq.table)
+        return missing if missing > 0 else 0
 
     def append_blocks(self, seq: TwinSequence, num_tokens: int) -> list[int]:
         """Takes those blocks; the caller has made sure that they are free."""
@@ -96,15 +97,12 @@ class PlanBuilder:
         """Gives the sequence its row; `new` and `replaced` are in its table already."""
         start = seq.num_planned_computed
         is_introduced = seq.seq_id not in self.state.rows_valid
-        row = ScheduledSequence(
-            seq_id=seq.seq_id,
-            num_computed_tokens=start,
-            num_scheduled_tokens=num_tokens,
-            # An introduction gives the whole table instead.
-            new_block_ids=() if is_introduced else tuple(new),
-            replaced_blocks=() if is_introduced else tuple(replaced or ()),
-            samples=start + num_tokens == seq.num_planned_tokens,  # P2.7
-        )
+        samples = start + num_tokens == seq.num_planned_tokens  # P2.7
+        if is_introduced:  # with its whole table, so that the row need not tell what is new
+            row = ScheduledSequence(seq.seq_id, start, num_tokens, samples=samples)
+        else:
+            changes = tuple(new), tuple(replaced or ())
+            row = ScheduledSequence(seq.seq_id, start, num_tokens, *changes, samples)
         if is_introduced:
             self._introduce(seq, num_cached_tokens)
         if not seq.group.was_scheduled:

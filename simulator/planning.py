@@ -63,6 +63,8 @@ def _visit_running(builder: PlanBuilder) -> None:
 
 def _written_shared(state: State, seq: TwinSequence, num_tokens: int) -> list[int]:
     """Table indices of the blocks that the step writes and others hold too (P4.5)."""
+    if state.pool.num_shared == 0:
+        return []
     computed, table = seq.num_planned_computed, seq.table
     first = computed // state.cache.block_size
     end = min(state.blocks_for(computed + num_tokens), len(table))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import ScheduledSequence
-from pagetwin.simulator.memory import ROOT, Extras, PrefixKey
+from pagetwin.simulator.memory import ROOT, Extras, PrefixKey, prefix_key
 
 Status = Literal["waiting", "running", "swapped", "ended"]
 
@@ -21,11 +21,13 @@ class TwinGroup:
     is_beam_search: bool = field(init=False)
     num_samples: int = field(init=False)
     num_prompt_tokens: int = field(init=False)
+    max_tokens: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.is_beam_search = self.request.beam_search is not None
         self.num_samples = self.request.num_samples
         self.num_prompt_tokens = self.request.num_prompt_tokens
+        self.max_tokens = self.request.sampling_params.max_tokens
 
     @property
     def will_split(self) -> bool:
@@ -111,11 +113,11 @@ def prefix_keys(
 ) -> list[PrefixKey]:
     """Keys of the sequence's first `num_blocks` full blocks; made once, since tokens only grow."""
     for index in range(len(seq.keys), num_blocks):
-        parent = seq.keys[-1].digest() if seq.keys else ROOT
+        parent = seq.keys[-1].digest if seq.keys else ROOT
         token_ids = tuple(seq.token_ids[index * block_size : (index + 1) * block_size])
         extras = block_extras(seq.group.request, index, block_size=block_size, tags=tags)
-        seq.keys.append(PrefixKey(parent, token_ids, extras))
-    return seq.keys[:num_blocks]
+        seq.keys.append(prefix_key(parent, token_ids, extras))
+    return seq.keys if len(seq.keys) == num_blocks else seq.keys[:num_blocks]
 
 
 def block_extras(request: Request, index: int, *, block_size: int, tags: Extras) -> Extras:

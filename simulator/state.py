@@ -158,8 +158,8 @@ class State:
 
     def length_limit(self, seq: TwinSequence, num_tokens: int) -> LengthLimit | None:
         """Which limit, if any, ends the sequence at `num_tokens` (P5.1a), in that order."""
-        max_tokens = seq.group.request.sampling_params.max_tokens
-        if max_tokens is not None and seq.num_output_tokens(num_tokens) >= max_tokens:
+        max_tokens, prompt = seq.group.max_tokens, seq.group.num_prompt_tokens
+        if max_tokens is not None and num_tokens - prompt >= max_tokens:
             return "max_tokens"
         if num_tokens >= self.scheduler.max_model_len:
             return "max_model_len"
