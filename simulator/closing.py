@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 def close_step(state: State, flight: Flight, result: StepResult) -> StepUpdate:
     """Applies the result of the oldest step in flight, in the order of P5.1b."""
-    for seq in flight.rows:
-        seq.pending.pop(0)
     live = []
+    for seq in flight.rows:
+        del seq.pending[0]
     for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
         if seq.status != "ended":
             live.append((seq, row))
@@ -71,9 +71,9 @@ class _Closing:
     def _advance(self, seq: TwinSequence, num_tokens: int) -> None:
         """c advances, and the blocks that are full now enter the cache in table order (P4.6)."""
         block_size = self.state.cache.block_size
-        first = seq.num_computed_tokens // block_size
-        seq.num_computed_tokens += num_tokens
-        end = seq.num_computed_tokens // block_size
+        computed = seq.num_computed_tokens
+        seq.num_computed_tokens = computed + num_tokens
+        first, end = computed // block_size, (computed + num_tokens) // block_size
         if end > first and self.state.cache.enable_prefix_caching:
             keys = prefix_keys(seq, end, block_size=block_size, tags=self.state.tags)
             for index in range(first, end):

@@ -16,11 +16,6 @@ Extras = tuple[tuple[str, str], ...]
 """Tagged fields of a block's key beside its tokens (P4.6)."""
 
 
-Branch = tuple[bytes, Extras, int]
-"""Parent, extras and first token of a block: what those share of which the one is a partial hit
-for the other (P2.4a)."""
-
-
 class PrefixKey(NamedTuple):
     """What a cached block holds: equal keys mean equal tokens from the first position on.
 
@@ -32,17 +27,19 @@ class PrefixKey(NamedTuple):
     parent: bytes
     token_ids: tuple[int, ...]
     extras: Extras
-
-    @property
-    def branch(self) -> Branch:
-        return self.parent, self.extras, self.token_ids[0]
+    branch: bytes
 
 
 def prefix_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) -> PrefixKey:
-    tokens = array("q", token_ids).tobytes()
-    sizes = b"%d:%d:" % (len(parent), len(tokens))
-    digest = hashlib.sha256(sizes + parent + tokens + _encoded(extras)).digest()
-    return PrefixKey(digest, parent, token_ids, extras)
+    branch = branch_of(parent, extras, token_ids[0])
+    digest = hashlib.sha256(branch + array("q", token_ids).tobytes()).digest()
+    return PrefixKey(digest, parent, token_ids, extras, branch)
+
+
+def branch_of(parent: bytes, extras: Extras, first_token: int) -> bytes:
+    """Names parent, extras and first token of a block: what two blocks have in common of which
+    the one is a partial hit for the other (P2.4a)."""
+    return b"%d:%b%b%d:" % (len(parent), parent, _encoded(extras), first_token)
 
 
 class BlockPool:
@@ -58,7 +55,7 @@ class BlockPool:
         self.cached: dict[bytes, int] = {}
         """By the digest of the block's key."""
         self.key_of: dict[int, PrefixKey] = {}
-        self.branches: dict[Branch, list[int]] = {}
+        self.branches: dict[bytes, list[int]] = {}
         self.num_evictions = 0
         self.num_shared = 0
         """Blocks that more than one holds."""
@@ -135,8 +132,10 @@ class BlockPool:
     ) -> tuple[int, int]:
         """(source block, m) of the best partial hit of `token_ids`; m = 0: none (P2.4a)."""
         best_run, best_block = 0, NULL_BLOCK
-        branch = (parent, extras, token_ids[0]) if token_ids else None
-        for block_id in sorted(self.branches.get(branch, ())) if branch is not None else ():
+        if not token_ids:
+            return NULL_BLOCK, 0
+        branch = branch_of(parent, extras, token_ids[0])
+        for block_id in sorted(self.branches.get(branch, ())):
             run = _common_run(self.key_of[block_id].token_ids, token_ids)
             if run > best_run:  # in id order, so that ties keep the smaller id
                 best_run, best_block = run, block_id

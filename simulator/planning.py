@@ -56,7 +56,7 @@ def _visit_running(builder: PlanBuilder) -> None:
                 break
             shared = _written_shared(state, seq, num_tokens)
         else:
-            replaced = _copy_shared(builder, seq, shared)
+            replaced = _copy_shared(builder, seq, shared) if shared else []
             new = builder.append_blocks(seq, num_tokens) if appended > 0 else []
             builder.schedule(seq, num_tokens, new, replaced=replaced)
 

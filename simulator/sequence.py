@@ -96,6 +96,8 @@ class TwinSequence:
 
     @property
     def num_planned_tokens(self) -> int:
+        if not self.pending:
+            return len(self.token_ids)
         return len(self.token_ids) + self.num_placeholders
 
     @property
@@ -125,6 +127,8 @@ def block_extras(request: Request, index: int, *, block_size: int, tags: Extras)
 
     Media counts where its span meets the block; its offset is the one in the prompt.
     """
+    if not request.media and index > 0 and request.adapter_id is None:
+        return tags
     extras = list(tags)
     if index == 0 and request.cache_salt is not None:
         extras.append(("salt", request.cache_salt))
