@@ -3,20 +3,11 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from pagetwin.conformance.adapters.protocol import (
-    Adapter,
-    SessionConfig,
-)
+from pagetwin.conformance.adapters.protocol import Adapter, SessionConfig
 from pagetwin.conformance.capability import Flag
 from pagetwin.conformance.checkers.client import check_client
-from pagetwin.conformance.observation import (
-    Opened,
-)
-from pagetwin.conformance.suite.adapter_probes import PROBES, PROMPT_LENGTH, Bench
-
-TIMEOUT_S = 120.0
-PROMPT_LENGTH = 40
-NUM_TOKENS = 8
+from pagetwin.conformance.observation import Opened
+from pagetwin.conformance.suite.adapter_probes import PROBES, Bench
 
 
 class Finding(NamedTuple):

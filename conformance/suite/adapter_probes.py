@@ -1,4 +1,4 @@
-"""What puts an adapter's claims to the proof: for each capability a request whose answer shows it."""
+"""Probes: for each capability that an adapter may claim, a request whose answer shows it."""
 
 from collections.abc import Callable, Sequence
 
