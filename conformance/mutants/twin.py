@@ -129,8 +129,8 @@ TWIN = (
         "an end by max_tokens",
         Edit(
             f"{STATE}.length_limit",
-            "seq.num_output_tokens(num_tokens) >= max_tokens",
-            "seq.num_output_tokens(num_tokens) > max_tokens",
+            "num_tokens - prompt >= max_tokens",
+            "num_tokens - prompt > max_tokens",
         ),
         bug="E02",
     ),
