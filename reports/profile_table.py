@@ -17,6 +17,7 @@ def terms_table(profile: Profile) -> Table:
     if eager is not None:
         for knot, seconds in zip(eager.rise.knots, eager.rise.seconds, strict=True):
             rows.append(["other steps", f"{knot} tokens", f"{number(seconds * 1e6, 4)} us"])
+        rows.append(["other steps", "launching, at least", f"{number(eager.launch_s * 1e6, 4)} us"])
         rows.append(["other steps", "a query-key pair", f"{number(eager.per_pair_s * 1e12, 4)} ps"])
         rows.append(
             ["other steps", "a context token", f"{number(eager.per_context_s * 1e9, 4)} ns"]

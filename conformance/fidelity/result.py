@@ -58,6 +58,8 @@ class FidelityReport(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
     profile: str
     """Its label."""
+    left_one_out: bool = False
+    """Whether each run was judged by a profile of the other workloads instead."""
     subject: Subject
     model: str
     histories: tuple[Source, ...]

@@ -1,7 +1,8 @@
 """Judges a profile by histories: replays decisions, then runs the requests with predicted times."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from pagetwin.conformance.fidelity.decisions import judge_decisions
 from pagetwin.conformance.fidelity.result import Decisions, FidelityReport, RunFidelity
 from pagetwin.conformance.fidelity.timing import compare
 from pagetwin.engine.errors import ConfigError
-from pagetwin.simulator.costs.calibration import WARM_UP, recorded_subject
+from pagetwin.simulator.costs.calibration import WARM_UP, collect, profile_of, recorded_subject
 from pagetwin.simulator.costs.fitting import error_of, predicted_seconds
 from pagetwin.simulator.costs.profile import Profile, Source
 from pagetwin.simulator.recordings.reading import identity, read_records
@@ -29,14 +30,20 @@ class Progress(Protocol):
     def advance_to(self, done: int) -> None: ...
 
 
-def validate(profile: Profile, paths: Sequence[Path], progress: Progress) -> FidelityReport:
+def validate(
+    profile: Profile, paths: Sequence[Path], progress: Progress, *, leave_one_out: bool = False
+) -> FidelityReport:
     """Decisions and times of each history's runs, warm-ups aside.
+
+    With `leave_one_out` a run is not judged by the profile, which only says of what it must be,
+    but by one fitted to the histories' other workloads.
 
     Raises ConfigError if a history is of another subject than the profile or holds no run,
     TraceError if it cannot be read.
     """
     decisions: dict[str, Decisions] = {}
     sources, runs, notes = [], [], []
+    profile_for = _others(profile, paths) if leave_one_out else lambda workload: profile
     for path in paths:
         progress.begin(f"{path.name}: times", None)
         sha256, steps = identity(path).sha256, dict[str, int]()
@@ -45,7 +52,7 @@ def validate(profile: Profile, paths: Sequence[Path], progress: Progress) -> Fid
             if run.workload == WARM_UP:
                 continue
             steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
-            runs.append(_judged(profile, path.name, sha256, run))
+            runs.append(_judged(profile_for(run.workload), path.name, sha256, run))
             notes += _notes(profile, path.name, run)
         sources.append(Source(name=path.name, sha256=sha256, workloads=steps))
         progress.begin(f"{path.name}: decisions", None)
@@ -54,6 +61,7 @@ def validate(profile: Profile, paths: Sequence[Path], progress: Progress) -> Fid
         raise ConfigError(f"no run to judge in {', '.join(map(str, paths))}")
     return FidelityReport(
         profile=profile.label,
+        left_one_out=leave_one_out,
         subject=profile.subject,
         model=profile.model,
         histories=tuple(sources),
@@ -61,6 +69,13 @@ def validate(profile: Profile, paths: Sequence[Path], progress: Progress) -> Fid
         runs=tuple(runs),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _others(profile: Profile, paths: Sequence[Path]) -> Callable[[str], Profile]:
+    """By workload, a profile fitted to the others."""
+    collected = collect(paths)
+    profile.check(recorded_subject(collected.header))
+    return cache(lambda workload: profile_of(collected, without=workload))
 
 
 def _judged(profile: Profile, name: str, sha256: str, run: RecordedRun) -> RunFidelity:

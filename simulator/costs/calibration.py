@@ -39,12 +39,17 @@ def calibrate(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Profile:
     subjects, say too little of where they come from, or hold too few steps; TraceError if one
     cannot be read.
     """
-    collected = collect(paths, workloads)
+    return profile_of(collect(paths, workloads))
+
+
+def profile_of(collected: Collected, *, without: str | None = None) -> Profile:
+    """Likewise, of steps that were collected; not fitted to the workload `without`."""
     header = collected.header
     subject = recorded_subject(header)
     floors = Floors.of(roofline_floor(header.model_config, subject))
     tables = collected.by_workload()
-    fitted = {name: table for name, table in tables.items() if name not in collected.sharing}
+    unseen = (*collected.sharing, without)
+    fitted = {name: table for name, table in tables.items() if name not in unseen}
     everything = StepTable.joined(fitted.values())
     max_num_seqs = header.scheduler.max_num_seqs
     return Profile(
@@ -56,7 +61,7 @@ def calibrate(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Profile:
         costs=fit(everything, floors),
         measured_up_to=measured_range(everything),
         fitted_to=tuple(collected.sources),
-        not_fitted_to=tuple(collected.sharing),
+        not_fitted_to=tuple(name for name in unseen if name is not None),
         cross_validation=cross_validate(
             tables, floors, leave_out=collected.sharing, max_num_seqs=max_num_seqs
         ),
@@ -117,7 +122,7 @@ def recorded_subject(header: HeaderRecord) -> Subject:
         header.model_config,
         dtype=header.dtype,
         device=header.device or "",
-        engine=header.versions.get("pagetwin", ""),
+        engine=_version(header.versions.get("pagetwin", "")),
         knobs={**header.knobs, "async_scheduling": _yes_or_no(header.scheduler.async_scheduling)},
     )
 
@@ -132,6 +137,11 @@ def _require_one_subject(header: HeaderRecord, run: RecordedRun, path: Path) -> 
             f"{path} was measured of something else than the histories before it "
             f"({'; '.join(differences)}); calibrate each by itself"
         )
+
+
+def _version(text: str) -> str:
+    """A version; nothing for the words that stand where there is none."""
+    return text if text[:1].isdigit() else ""
 
 
 def _yes_or_no(value: bool) -> str:

@@ -151,6 +151,7 @@ def _fit_eager(table: StepTable, floors: Floors) -> EagerCosts:
         per_context_s=found[len(knots) + 1],
         per_chunk_s=found[len(knots) + 2],
         per_sample_s=found[len(knots) + 3],
+        launch_s=float(table.launch_seconds.min()),
     )
 
 

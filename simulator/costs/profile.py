@@ -40,6 +40,8 @@ class EagerCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     per_context_s: float
     per_chunk_s: float
     per_sample_s: float
+    launch_s: float = 0.0
+    """What the host needs to launch a step, the least that one takes."""
 
 
 class StepCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,14 +77,17 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     device: str
     engine: str
-    """Its version."""
+    """Its version; empty if it was run from its sources."""
     knobs: dict[str, str] = {}
 
     def differences(self, other: "Subject") -> list[str]:
         """`field: ours, theirs` for each field that differs."""
+        names = list(self.__struct_fields__)
+        if not (self.engine and other.engine):
+            names.remove("engine")  # One was run from its sources, and has no version.
         return [
             f"{name} {getattr(self, name)!r}, not {getattr(other, name)!r}"
-            for name in self.__struct_fields__
+            for name in names
             if getattr(self, name) != getattr(other, name)
         ]
 
@@ -232,6 +237,7 @@ class CalibratedCosts:
         seconds += costs.per_pair_s * parts.prefill_area
         seconds += costs.per_chunk_s * parts.num_prefill_sequences
         seconds += costs.per_sample_s * parts.num_samples
+        seconds = max(seconds, costs.launch_s)
         return max(1, to_ticks(seconds)) + to_ticks(costs.per_context_s) * parts.num_context_tokens
 
 

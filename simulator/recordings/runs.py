@@ -40,6 +40,8 @@ class StepTable(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Floats
     graph_sizes: Floats
     """0 where no CUDA graph ran the step."""
+    launch_seconds: Floats
+    """The host's part of the forward pass (StepTimings.execute_s)."""
     is_first: NDArray[np.bool_]
     """Whether the engine had been idle: such a step waits for all that others hide."""
 
@@ -61,6 +63,9 @@ class StepTable(msgspec.Struct, frozen=True, kw_only=True):
             parts=np.concatenate([t.parts for t in some]) if some else np.zeros((0, len(PARTS))),
             seconds=np.concatenate([t.seconds for t in some]) if some else np.zeros(0),
             graph_sizes=np.concatenate([t.graph_sizes for t in some]) if some else np.zeros(0),
+            launch_seconds=(
+                np.concatenate([t.launch_seconds for t in some]) if some else np.zeros(0)
+            ),
             is_first=np.concatenate([t.is_first for t in some]) if some else np.zeros(0, bool),
         )
 
@@ -143,7 +148,7 @@ class _Builder:
     live: dict[str, set[int]] = field(default_factory=dict)
     """Samples that are not over, by request."""
     plans: dict[int, PlanRecord] = field(default_factory=dict)
-    rows: list[tuple[StepComposition, float, int, bool]] = field(default_factory=list)
+    rows: list[tuple[StepComposition, float, int, float, bool]] = field(default_factory=list)
     is_idle: bool = True
     together: list[RecordedRequest] = field(default_factory=list)
     """Handed in since it is."""
@@ -199,7 +204,7 @@ class _Builder:
         start = self.first_start_s if is_first else self.last_result_s
         if start > -float("inf"):
             parts, timings = composition(plan), record.timings
-            self.rows.append((parts, now - start, timings.graph_size, is_first))
+            self.rows.append((parts, now - start, timings.graph_size, timings.execute_s, is_first))
         self.last_result_s = now
         self._tokens(record, now)
         self.is_idle = not self.live and not self.plans
@@ -235,7 +240,8 @@ class _Builder:
                 parts=np.array(parts, np.float64),
                 seconds=np.array([row[1] for row in self.rows]),
                 graph_sizes=np.array([row[2] for row in self.rows], np.float64),
-                is_first=np.array([row[3] for row in self.rows], np.bool_),
+                launch_seconds=np.array([row[3] for row in self.rows]),
+                is_first=np.array([row[4] for row in self.rows], np.bool_),
             ),
             end_s=self.last_result_s,
             prefix_hit_share=self._hit_share(),

@@ -19,6 +19,13 @@ def validate(
         typer.Argument(metavar="HISTORY...", help="From `bench offline --record`, or compact."),
     ],
     *,
+    leave_one_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-one-out",
+            help="Judge each workload by a fit to the histories' others, not by PROFILE.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the JSON goes.")
     ] = None,
@@ -37,7 +44,7 @@ def validate(
 
     read = read_profile(profile)
     with written_if_named(out) as place, terminal_progress() as progress:
-        report = validated(read, histories, progress)
+        report = validated(read, histories, progress, leave_one_out=leave_one_out)
         document = as_json_document(report)
         if place is not None:
             place.write_bytes(document)

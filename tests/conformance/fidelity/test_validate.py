@@ -69,6 +69,17 @@ def test_what_a_profile_was_fitted_to_is_said(write_history: Write, profile: Pro
     assert run.was_fitted_to
 
 
+def test_each_workload_can_be_judged_by_the_others(write_history: Write, profile: Profile) -> None:
+    paths = [write_history("calm", rate=4.0), write_history("busy", rate=40.0)]
+    report = validate(profile, paths, Silent(), leave_one_out=True)
+    assert report.left_one_out
+    assert [run.workload for run in report.runs] == ["calm", "busy"]
+    assert not any(run.was_fitted_to for run in report.runs)
+    usual = validate(profile, paths, Silent())
+    assert all(run.was_fitted_to for run in usual.runs)
+    assert [run.measures for run in report.runs] != [run.measures for run in usual.runs]
+
+
 def changed(path: Path) -> None:
     """One decision of the history becomes another."""
     records = list(read_history(path))
