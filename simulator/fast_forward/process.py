@@ -9,6 +9,7 @@ block, and so is the history.
 
 from collections.abc import Generator
 
+import msgspec
 import simpy
 
 from pagetwin.engine.request import Request
@@ -79,8 +80,14 @@ class FastForwardProcess(ReplicaProcess):
         return super().stop()
 
     def load(self) -> ReplicaLoad:
-        self._catch_up()
-        return super().load()
+        """In a stretch only the free blocks change; asking for them does not end it."""
+        if self._stretch is None or self._replica.state.cache.sliding_window > 0:
+            self._catch_up()
+            return super().load()
+        num_steps = self._stretch.steps_before(self._now - self._stretch_start)
+        num_taken = self._stretch.num_takes(num_steps + 1)  # the step under way is planned
+        load = super().load()
+        return msgspec.structs.replace(load, num_free_blocks=load.num_free_blocks - num_taken)
 
     def _run(self) -> Events:
         while not self._is_stopped:

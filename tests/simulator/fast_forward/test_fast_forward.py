@@ -1,6 +1,9 @@
 """Jumping gives exactly what stepping gives: timings, counters, and every record when asked."""
 
+import random
 from collections import Counter
+from collections.abc import Generator
+from itertools import pairwise
 
 import pytest
 import simpy
@@ -12,9 +15,11 @@ from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.trace import HeaderRecord, HistoryWriter
 from pagetwin.simulator.cost_model import LinearCostModel
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
-from pagetwin.simulator.occasions import feed, occasions
+from pagetwin.simulator.occasions import At, feed, occasions
 from pagetwin.simulator.one_replica import simulate_replica
+from pagetwin.simulator.process import ReplicaProcess
 from pagetwin.simulator.replica import Replica
+from pagetwin.simulator.replica_interface import ReplicaLoad
 from pagetwin.simulator.timings import SimulationResult
 
 NUM_SEEDS = 200
@@ -115,6 +120,43 @@ ALL_FEATURES = (
     "window",
     "lookahead",
 )
+
+
+def probed(case: TimedCase, kind: type[ReplicaProcess], ticks: list[int]) -> list[ReplicaLoad]:
+    """The loads that a router sees at those ticks."""
+    env = simpy.Environment()
+    replica = Replica(case.cache, case.scheduler)
+    process = kind(env, replica, case.cost_model, case.tokens())
+    loads: list[ReplicaLoad] = []
+
+    def look() -> Generator[simpy.Event, None, None]:
+        for tick in ticks:
+            yield At(env, tick)
+            loads.append(process.load())
+
+    env.process(feed(env, process, occasions(case.requests, case.aborts)))
+    env.process(look())
+    env.run()
+    if isinstance(process, FastForwardProcess):
+        SEEN["steps jumped"] += process.num_steps_jumped
+    return loads
+
+
+SEEN: Counter[str] = Counter()
+
+
+def test_a_router_sees_the_same_loads_at_any_time() -> None:
+    SEEN.clear()
+    for seed in range(60):
+        case = make_case(seed)
+        rng = random.Random(seed)
+        end = step_through(case).end_ticks + 1
+        ticks = sorted(rng.randrange(1, end) for _ in range(40))
+        stepped = probed(case, ReplicaProcess, ticks)
+        assert probed(case, FastForwardProcess, ticks) == stepped, f"seed {seed}"
+        SEEN["changes"] += sum(a != b for a, b in pairwise(stepped))
+    assert SEEN["steps jumped"] > 3000
+    assert SEEN["changes"] > 500
 
 
 def test_a_running_sequence_that_fills_a_block_lets_in_who_would_hit_it() -> None:
