@@ -12,6 +12,7 @@ from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.costs.datasheets import gpu_named
 from pagetwin.simulator.costs.model_shape import dtype_of, shape_of
 from pagetwin.simulator.costs.pool_size import num_blocks_in
+from pagetwin.simulator.costs.profile import Profile
 from pagetwin.simulator.costs.roofline import Roofline
 
 DEFAULT_CONTEXT = 8192
@@ -85,6 +86,40 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             price_per_gpu_h=gpu.price_per_h if self.price is None else self.price,
             power_per_gpu_w=gpu.power_w,
         )
+
+    def calibrated(self, profile: Profile, config: Mapping[str, Any], engine: str) -> CostModel:
+        """The profile's costs, if it is of this model, GPU and engine version.
+
+        Raises ConfigError, with all that differs, if it is not; then its times say nothing.
+        """
+        subject = profile.subject
+        ours = {
+            "model": str(shape_of(config)),
+            "GPU": gpu_named(self.gpu).name,
+            "dtype": self.dtype or dtype_of(config),
+            "GPUs of a replica": str(self.tp * self.pp),
+            "engine version": engine,
+            "async_scheduling": str(self.async_scheduling).lower(),
+        }
+        theirs = {
+            "model": str(shape_of(profile.model_config)),
+            "GPU": gpu_named(subject.device).name,
+            "dtype": subject.dtype,
+            "GPUs of a replica": "1",
+            "engine version": subject.engine,
+            "async_scheduling": subject.knobs.get("async_scheduling", ours["async_scheduling"]),
+        }
+        wrong = [
+            f"{what} {theirs[what]}, not {ours[what]}"
+            for what in ours
+            if theirs[what] != ours[what]
+        ]
+        if wrong:
+            raise ConfigError(
+                f"the profile is of another deployment: {'; '.join(wrong)}; calibrate on a history "
+                "of this one, or leave the profile out to get uncalibrated times"
+            )
+        return profile.cost_model(self.max_num_seqs)
 
     def kv_bytes_per_token(self, config: Mapping[str, Any]) -> int:
         """Of a whole replica."""

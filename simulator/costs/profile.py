@@ -134,6 +134,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             self.costs,
             max_num_seqs=max_num_seqs or self.max_num_seqs,
             floor=roofline_floor(self.model_config, self.subject),
+            label=self.label,
         )
 
 
@@ -187,8 +188,14 @@ class CalibratedCosts:
     """
 
     def __init__(
-        self, costs: StepCosts, *, max_num_seqs: int, floor: Roofline | None = None
+        self,
+        costs: StepCosts,
+        *,
+        max_num_seqs: int,
+        floor: Roofline | None = None,
+        label: str = "",
     ) -> None:
+        self.label = label
         self._graph = costs.graph
         # Where one kind of step was never seen, the other's costs must do.
         self._eager = costs.eager or _without_graphs(costs.graph)

@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 
 
-@pytest.mark.parametrize("page", ["adding_a_model.md", "adding_a_policy.md", "adding_a_backend.md"])
+PAGES = ["adding_a_model.md", "adding_a_policy.md", "adding_a_backend.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
     assert len(blocks) == 2
@@ -24,6 +27,20 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path) -> None:
         [sys.executable, "run.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_code_of_the_tutorial_on_simulating_runs_as_one_program(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "simulating.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "prefix_affinity" in done.stdout
 
 
 @pytest.mark.model

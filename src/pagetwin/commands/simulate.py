@@ -33,6 +33,9 @@ def simulate(
             help="A pool that differs from the options: gpu=h200,replicas=2. Several times.",
         ),
     ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Calibrated costs; else a roofline.")
+    ] = None,
     num_blocks: Annotated[
         int | None, typer.Option(metavar="N", help="KV blocks of a replica; else estimated.")
     ] = None,
@@ -148,7 +151,13 @@ def simulate(
         price=price,
     )
     cluster = cluster_of(
-        model, deployment, pool or [], mtbf=mtbf, repair=repair, link_gbps=link_gbps
+        model,
+        deployment,
+        pool or [],
+        mtbf=mtbf,
+        repair=repair,
+        link_gbps=link_gbps,
+        profile=profile,
     )
     simulation = Simulation(
         workload=workload_of(workload, trace, cluster, trim=trim),

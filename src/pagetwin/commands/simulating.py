@@ -9,6 +9,7 @@ from typing import Any
 from pagetwin.commands import knobs
 from pagetwin.commands.progress import terminal_progress
 from pagetwin.commands.writing import as_json_document
+from pagetwin.conformance.environment import versions
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.cluster.deployment import Deployment, deployment_of
 from pagetwin.simulator.cluster.description import (
@@ -19,7 +20,9 @@ from pagetwin.simulator.cluster.description import (
     Link,
     Policy,
 )
+from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.costs.known_models import config_named
+from pagetwin.simulator.costs.profile import read_profile
 from pagetwin.simulator.results.files import write_perfetto, write_requests, write_timeline
 from pagetwin.simulator.results.report import SimulationReport, report_of
 from pagetwin.simulator.results.result import Result
@@ -44,6 +47,7 @@ def cluster_of(
     mtbf: float | None,
     repair: float,
     link_gbps: float,
+    profile: Path | None,
 ) -> Cluster:
     """The deployment as one pool, or with its knobs changed as each of `pools` says."""
     config = config_named(model)
@@ -57,8 +61,15 @@ def cluster_of(
     if any(one.role == "prefill" for one in deployments):
         num_bytes = deployment.kv_bytes_per_token(config)
         link = Link(bytes_per_s=link_gbps * 1e9 / 8, bytes_per_token=num_bytes)
+    costs: list[CostModel | None] = [None] * len(deployments)
+    if profile is not None:
+        measured, engine = read_profile(profile), versions()["pagetwin"]
+        costs = [one.calibrated(measured, config, engine) for one in deployments]
     return Cluster(
-        pools=tuple(one.pool(name, config) for name, one in zip(names, deployments, strict=True)),
+        pools=tuple(
+            one.pool(name, config, cost)
+            for name, one, cost in zip(names, deployments, costs, strict=True)
+        ),
         failures=Failures(mtbf_s=mtbf, repair_s=repair),
         link=link,
     )

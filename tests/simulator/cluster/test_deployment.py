@@ -3,9 +3,12 @@
 import pytest
 
 from pagetwin.engine.errors import ConfigError, ModelError
+from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cluster.deployment import Deployment, deployment_of
+from pagetwin.simulator.costs.basis import Rise
 from pagetwin.simulator.costs.known_models import KNOWN, config_named
 from pagetwin.simulator.costs.model_shape import shape_of
+from pagetwin.simulator.costs.profile import EagerCosts, Profile, StepCosts, subject_of
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,43 @@ def test_what_does_not_fit_or_is_unknown_is_explained() -> None:
         Deployment(gpu="tpu").pool("p", big)
     with pytest.raises(ConfigError, match="replicas=0 is below 1"):
         Deployment(replicas=0).pool("p", big)
+
+
+def profile_of(name: str, *, device: str = "NVIDIA H100 80GB HBM3", engine: str = "1.0") -> Profile:
+    config = KNOWN[name]
+    knobs = {"async_scheduling": "false"}
+    rise = Rise(knots=(1, 64), seconds=(0.5, 0.6))
+    return Profile(
+        subject=subject_of(config, dtype="bfloat16", device=device, engine=engine, knobs=knobs),
+        model=name,
+        model_config=config,
+        sources_sha256="",
+        max_num_seqs=64,
+        costs=StepCosts(
+            graph=None,
+            eager=EagerCosts(
+                rise=rise, per_pair_s=0.0, per_context_s=0.0, per_chunk_s=0.0, per_sample_s=0.0
+            ),
+        ),
+        measured_up_to={},
+        fitted_to=(),
+        cross_validation={},
+    )
+
+
+def test_a_profile_gives_the_costs_of_what_it_was_measured_on_and_of_nothing_else() -> None:
+    config, profile = KNOWN["Qwen3-0.6B"], profile_of("Qwen3-0.6B")
+    costs = Deployment().calibrated(profile, config, "1.0")
+    assert costs.decode_line(1)[0] == to_ticks(0.5)
+    assert getattr(costs, "label", "").startswith("calibrated: Qwen3-0.6B")
+    wrong = [
+        (Deployment(gpu="h200"), config, "1.0", "GPU H100, not H200"),
+        (Deployment(tp=2), config, "1.0", "GPUs of a replica 1, not 2"),
+        (Deployment(dtype="float16"), config, "1.0", "dtype bfloat16, not float16"),
+        (Deployment(async_scheduling=True), config, "1.0", "async_scheduling false, not true"),
+        (Deployment(), config, "2.0", "engine version 1.0, not 2.0"),
+        (Deployment(), KNOWN["Qwen3-8B"], "1.0", "model ModelShape"),
+    ]
+    for deployment, model, engine, message in wrong:
+        with pytest.raises(ConfigError, match=f"{message}.*calibrate on a history"):
+            deployment.calibrated(profile, model, engine)
