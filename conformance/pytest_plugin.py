@@ -144,7 +144,8 @@ class PropertyItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        return self.path, None, self.name
+        # Not the bare name: pytest would take its dots for Python's, and show them as colons.
+        return self.path, None, f"property {self.name}"
 
 
 def _items_of(session: pytest.Session, config: pytest.Config, spec: str) -> Iterator[PropertyItem]:

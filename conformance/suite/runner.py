@@ -82,7 +82,8 @@ class SuiteRun:
     def run(self) -> SuiteResult:
         """Runs every experiment that the engine allows; an interrupt ends the run, not its result.
 
-        No experiment runs twice. Time that one leaves goes to those after it.
+        No experiment runs twice. Time that one leaves goes to those after it; one that takes more
+        takes it from them, and what none has begun when time is up stays undecided.
         """
         begun = self._clock()
         end = begun + self._options.budget_s
@@ -91,8 +92,9 @@ class SuiteRun:
             while waiting:
                 weights = sum(one.weight for one in waiting)
                 experiment = waiting.pop(0)
-                left = max(0.0, end - self._clock())
-                self._run_one(experiment, left * experiment.weight / weights)
+                left = end - self._clock()
+                if left > 0:
+                    self._run_one(experiment, left * experiment.weight / weights)
         except KeyboardInterrupt:
             self._cut_short = "interrupted"
         except AdapterLied as error:

@@ -1,6 +1,7 @@
 """The folder that a run of the suite leaves: a log that grows, and results at the end."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class RunFolder:
         if folder is not None and folder.exists() and not folder.is_dir():
             raise NotADirectoryError(20, "is a file; name a folder", str(folder))
         self._folder = folder
+        self._begun = time.monotonic()
 
     def begin(self, result: SuiteResult) -> None:
         """Makes the folder, and starts its log with what is about to be run."""
@@ -48,8 +50,9 @@ class RunFolder:
     def note(self, kind: str, **facts: Any) -> None:
         """Appends one line to the log."""
         if self._folder is not None:
+            line = {"kind": kind, "at_s": round(time.monotonic() - self._begun, 3), **facts}
             with (self._folder / "run.jsonl").open("ab") as file:
-                file.write(msgspec.json.encode({"kind": kind, **facts}) + b"\n")
+                file.write(msgspec.json.encode(line) + b"\n")
 
     def save_reproductions(self, tallies: Mapping[str, Tally]) -> dict[str, str]:
         """Writes the scenario and the history of each property's first violation; returns the
