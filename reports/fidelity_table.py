@@ -39,14 +39,12 @@ def error_table(reports: Sequence[FidelityReport]) -> Table:
     return Table(columns, rows, num_left=4)
 
 
-def interval_table(reports: Sequence[FidelityReport], *, only_unseen: bool = False) -> Table:
+def interval_table(reports: Sequence[FidelityReport]) -> Table:
     """A row per run and measure: measured, predicted, the error and its interval."""
     columns = ["model", "workload", "load", "measure", "measured", "predicted", "error", "95 %"]
     rows = []
     for report in reports:
         for run in report.runs:
-            if only_unseen and run.was_fitted_to:
-                continue
             for measure in run.measures:
                 cells = [report.model, run.workload, run.load, measure.name]
                 cells += [*_values(measure), f"{measure.error:+.1%}"]
@@ -54,7 +52,7 @@ def interval_table(reports: Sequence[FidelityReport], *, only_unseen: bool = Fal
     return Table(columns, rows, num_left=4)
 
 
-def step_table(reports: Sequence[FidelityReport]) -> Table:
+def fidelity_steps_table(reports: Sequence[FidelityReport]) -> Table:
     """A row per run: step times predicted one by one, the recorded decisions given."""
     rows = [
         [

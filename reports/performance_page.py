@@ -1,4 +1,4 @@
-"""Fills the tables of docs/performance.md from the results under reports/baselines.
+"""Fills the tables of docs/performance.md and fidelity.md from the results in reports/baselines.
 
 The page says `<!-- table: NAME -->`, then a table, then `<!-- end -->`. What stands between is
 made from the JSON files alone, so that no number on the page was typed.
@@ -14,7 +14,14 @@ import msgspec
 from pagetwin.conformance.bench.kernel_result import KernelReport
 from pagetwin.conformance.bench.offline_result import OfflineReport
 from pagetwin.conformance.bench.simulation import SimulatorReport
+from pagetwin.conformance.fidelity.result import FidelityReport
 from pagetwin.engine.errors import TraceError
+from pagetwin.reports.fidelity_table import (
+    decision_table,
+    error_table,
+    fidelity_steps_table,
+    interval_table,
+)
 from pagetwin.reports.kernel_table import attention_table, ceilings_table, kernel_grid
 from pagetwin.reports.offline_table import floor_table, offline_table, startup_table, step_table
 from pagetwin.reports.peers import Peers
@@ -28,6 +35,7 @@ OFFLINE, KERNELS, PEERS, VERSIONS, SIMULATOR = (
     "versions.json",
     "cpu_simulator.json",
 )
+FIDELITY = "h100_fidelity_*.json"
 _MARKED = re.compile(r"<!-- table: (?P<name>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 _Result = TypeVar("_Result")
@@ -67,6 +75,14 @@ class Results:
     @property
     def versions(self) -> list[Version]:
         return self._read(VERSIONS, list[Version])
+
+    @property
+    def fidelity(self) -> list[FidelityReport]:
+        """Of each model, in the order of their names."""
+        names = sorted(path.name for path in self._folder.glob(FIDELITY))
+        if not names:
+            raise FileNotFoundError(2, "no such file", str(self._folder / FIDELITY))
+        return [self._read(name, FidelityReport) for name in names]
 
     def peers(self, device: str) -> Peers | None:
         peers = self._read(PEERS, Peers)
@@ -148,6 +164,10 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "kernels": _kernels,
     "versions": _versions,
     "simulator": _simulator,
+    "fidelity decisions": lambda results: decision_table(results.fidelity),
+    "fidelity errors": lambda results: error_table(results.fidelity),
+    "fidelity steps": lambda results: fidelity_steps_table(results.fidelity),
+    "fidelity intervals": lambda results: interval_table(results.fidelity),
 }
 
 

@@ -1,4 +1,4 @@
-"""docs/performance.md holds no number that is not in a committed result."""
+"""docs/performance.md and fidelity.md hold no number that is not in a committed result."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from pagetwin.reports.peers import BASELINES
 from pagetwin.reports.performance_page import TABLES, Version, filled
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = [ROOT / "docs" / name for name in ("performance.md", "fidelity.md")]
 VERSION = Version(
     name="1",
     change="graphs",
@@ -26,13 +26,15 @@ def page_of(*names: str) -> str:
     return "\n".join(f"before {n}\n\n<!-- table: {n} -->\nold\n<!-- end -->" for n in names)
 
 
-def test_the_committed_page_agrees_with_the_committed_results() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert filled(page, BASELINES) == page, "run 'pagetwin bench tables'"
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_committed_page_agrees_with_the_committed_results(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert filled(page, BASELINES) == page, f"run 'pagetwin bench tables docs/{path.name}'"
 
 
-def test_the_page_shows_every_table() -> None:
-    named = re.findall(r"<!-- table: (.*?) -->", PAGE.read_text(encoding="utf-8"))
+def test_the_pages_show_every_table() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    named = re.findall(r"<!-- table: (.*?) -->", text)
     assert sorted(named) == sorted(TABLES)
 
 

@@ -63,13 +63,13 @@ def validate(
 
 
 def _print(report: "FidelityReport") -> None:
-    from pagetwin.reports.fidelity_table import decision_table, interval_table, step_table
+    from pagetwin.reports.fidelity_table import decision_table, fidelity_steps_table, interval_table
 
     print(f"{report.profile}\n")
     print(decision_table([report]).text())
     print("\nwhat requests saw\n")
     print(interval_table([report]).text())
     print("\nstep times, the recorded decisions given\n")
-    print(step_table([report]).text())
+    print(fidelity_steps_table([report]).text())
     for note in report.notes:
         print(f"\nnote: {note}")
