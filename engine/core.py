@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pagetwin.engine.config import EngineConfig
-from pagetwin.engine.errors import RequestError
+from pagetwin.engine.errors import RequestError, StepFailed
 from pagetwin.engine.request import Request
 from pagetwin.engine.scheduler import Scheduler
 from pagetwin.engine.step import (
@@ -47,6 +47,20 @@ class CompletedStep:
     plan: StepPlan
     result: StepResult
     update: StepUpdate
+    failed: tuple[str, ...] = ()
+    """Requests that ended because the step could not be carried out."""
+    error: str = ""
+    """Why it could not."""
+
+
+class _FailedStep:
+    """A step whose execution failed as soon as it began."""
+
+    def __init__(self, error: StepFailed) -> None:
+        self._error = error
+
+    def result(self) -> StepResult:
+        raise self._error
 
 
 class EngineCore:
@@ -108,6 +122,11 @@ class EngineCore:
     def has_unfinished_requests(self) -> bool:
         return self.scheduler.has_unfinished_requests()
 
+    @property
+    def num_in_flight(self) -> int:
+        """Steps that are started and not finished."""
+        return len(self._in_flight)
+
     def step(self) -> CompletedStep | None:
         """Closes one step; None if there was nothing to do.
 
@@ -124,6 +143,9 @@ class EngineCore:
         `step` calls it, and `finish_step`, as the policy wants; whoever calls them alone decides
         what happens while a step is in flight.
         """
+        if self._in_flight and isinstance(self._in_flight[-1][1], _FailedStep):
+            # It would compute on what that step should have left; its requests end first.
+            return False
         start = self._clock()
         plan = self.scheduler.schedule()
         if plan is None:
@@ -134,16 +156,29 @@ class EngineCore:
         return True
 
     def _submit(self, plan: StepPlan) -> PendingStep:
-        if isinstance(self._executor, SubmittingExecutor):
-            return self._executor.submit(plan)
-        return DoneStep(self._executor.execute(plan))
+        try:
+            if isinstance(self._executor, SubmittingExecutor):
+                return self._executor.submit(plan)
+            return DoneStep(self._executor.execute(plan))
+        except StepFailed as error:
+            return _FailedStep(error)
 
     def finish_step(self) -> CompletedStep | None:
-        """Lets the oldest step in flight take effect; None if none is in flight."""
+        """Lets the oldest step in flight take effect; None if none is in flight.
+
+        One that could not be carried out ends the requests that needed it (`CompletedStep.failed`).
+        """
         if not self._in_flight:
             return None
         plan, pending = self._in_flight.popleft()
-        result = pending.result()
+        failed: tuple[str, ...] = ()
+        reason = ""
+        try:
+            result = pending.result()
+        except StepFailed as error:
+            reason = str(error)
+            result = _nothing_of(plan, reason)
+            failed = self._end_those_in(plan)
         if self._processor is not None:
             result = self._processor.process(plan, result)
         start = self._clock()
@@ -152,7 +187,17 @@ class EngineCore:
             self._write_result(self._history, result, update, self._clock() - start)
         if self.config.debug_invariants:
             self.scheduler.check_invariants()
-        return CompletedStep(plan, result, update)
+        return CompletedStep(plan, result, update, failed, reason)
+
+    def _end_those_in(self, plan: StepPlan) -> tuple[str, ...]:
+        """Ends the requests whose K/V the step should have made or saved; returns their ids.
+
+        They end before the step's result takes effect, so that none of its blocks is cached.
+        """
+        seq_ids = [entry.seq_id for entry in plan.scheduled]
+        seq_ids += [one.seq_id for one in plan.preempted if one.mode == "swap"]
+        names = dict.fromkeys(seq_id.rpartition("/")[0] for seq_id in seq_ids)
+        return tuple(name for name in names if self.abort_request(name))
 
     def _write_plan(self, history: HistoryWriter, plan: StepPlan, schedule_s: float) -> None:
         tables = {}
@@ -180,6 +225,12 @@ class EngineCore:
                 time_s=self._clock(),
             )
         )
+
+
+def _nothing_of(plan: StepPlan, reason: str) -> StepResult:
+    """The result of a step that was not carried out."""
+    failed = {entry.seq_id: reason for entry in plan.scheduled if entry.samples}
+    return StepResult(step=plan.step, failed=failed)
 
 
 def _header(config: EngineConfig, origin: Origin) -> HeaderRecord:

@@ -19,3 +19,9 @@ class ModelError(PagetwinError):
 
 class TraceError(PagetwinError, ValueError):
     """A trace, scenario or history file cannot be read; the message gives file and line."""
+
+
+class StepFailed(PagetwinError):
+    """An executor could not carry out a step (a device is out of memory, a copy failed). It has
+    followed the plan's rows, as always; of what it should have computed and copied nothing
+    counts. The engine ends the requests that needed it, and goes on with the others."""

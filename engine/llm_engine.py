@@ -179,6 +179,8 @@ class LLMEngine:
         if completed is not None:
             if self.on_step is not None:
                 self.on_step(completed)
+            ended = [self._processor.fail(name, completed.error) for name in completed.failed]
+            outputs += [output for output in ended if output is not None]
             outputs += self._processor.collect(completed.update)
         return outputs
 

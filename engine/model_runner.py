@@ -12,6 +12,7 @@ from pagetwin.engine.attention.backend import AttentionBackend
 from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
 from pagetwin.engine.config import EngineConfig
 from pagetwin.engine.draws import Draws
+from pagetwin.engine.errors import StepFailed
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
 from pagetwin.engine.models.loader import LoadedModel
@@ -55,10 +56,25 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
-        """Carries out the plan, in the order of docs/policy.md P4.5; it may schedule nothing."""
+        """Carries out the plan, in the order of docs/policy.md P4.5; it may schedule nothing.
+
+        Raises StepFailed where the device has not the memory for it.
+        """
         started = self._clock()
-        self.kv_cache.apply(plan)
+        # The rows first: they must follow every plan, also one that cannot be carried out.
         self.batch.apply(plan)
+        try:
+            return self._carry_out(plan, started)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            tokens = plan.num_scheduled_tokens
+            raise StepFailed(
+                f"step {plan.step}: no memory for {len(plan.scheduled)} sequences and {tokens} "
+                f"tokens ({str(error).strip() or 'allocation failed'}); lower "
+                "max_num_batched_tokens or num_blocks"
+            ) from error
+
+    def _carry_out(self, plan: StepPlan, started: float) -> StepResult:
+        self.kv_cache.apply(plan)
         if not plan.scheduled:
             return StepResult(step=plan.step)
         inputs = self.batch.build_inputs(plan.scheduled)

@@ -13,6 +13,7 @@ from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import (
     BeamSelection,
     FinishedSequence,
+    FinishReason,
     StepPlan,
     StepResult,
     StepUpdate,
@@ -92,12 +93,23 @@ class OutputProcessor:
 
     def abort(self, request_id: str) -> RequestOutput | None:
         """Ends a request's unfinished samples with reason "abort"; None if it is not alive."""
+        return self._cut_short(request_id, "abort")
+
+    def fail(self, request_id: str, error: str) -> RequestOutput | None:
+        """Likewise with reason "error", because a step could not be carried out."""
+        return self._cut_short(request_id, "error", error)
+
+    def _cut_short(
+        self, request_id: str, reason: FinishReason, stop_reason: str | None = None
+    ) -> RequestOutput | None:
         live = self._live.get(request_id)
         if live is None:
             return None
         for index, sample in enumerate(live.samples):
             if sample.finished is None:
-                sample.finish(FinishedSequence(sequence_id(request_id, index), "abort"))
+                seq_id = sequence_id(request_id, index)
+                sample.finish(FinishedSequence(seq_id, reason, stop_reason))
+        self._touched.pop(request_id, None)
         return self._end(request_id)
 
     def _note_plan(self, plan: StepPlan) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
-from pagetwin.engine.errors import ConfigError, RequestError
+from pagetwin.engine.errors import ConfigError, RequestError, StepFailed
 from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.llm_engine import LLMEngine, Prompt
 from pagetwin.engine.outputs import RequestOutput
@@ -362,3 +362,45 @@ def test_a_configuration_without_a_model_is_refused() -> None:
     engine = make_engine()
     with pytest.raises(ConfigError, match=r"config\.model is None"):
         LLMEngine.from_config(engine.config)
+
+
+class FailsOnce(FingerprintExecutor):
+    """The third step cannot be carried out."""
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        if plan.step == 2:
+            self._update_rows(plan)
+            raise StepFailed("out of memory; lower max_num_batched_tokens")
+        return super().execute(plan)
+
+
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_a_step_that_fails_ends_its_requests_with_an_error_and_no_other(
+    async_scheduling: bool,
+) -> None:
+    sound, engine = (
+        make_engine(executor=kind, async_scheduling=async_scheduling)
+        for kind in (FingerprintExecutor, FailsOnce)
+    )
+    params = SamplingParams(max_tokens=6, ignore_eos=True)
+    for one in (sound, engine):
+        one.add_request("hit", [1, 2, 3], params)
+        for _ in range(4 if one is engine else 0):
+            one.step()
+        one.add_request("later", [1, 2, 3, 4], params)
+    expected, outputs = run(sound), run(engine)
+    assert outputs["later"][-1].outputs[0].token_ids == expected["later"][-1].outputs[0].token_ids
+    assert outputs["later"][-1].outputs[0].finish_reason == "length"
+    assert engine.get_num_unfinished_requests() == 0
+    counters = engine.core.scheduler.counters()
+    assert (counters.num_running, counters.aborts) == (0, 1)
+
+
+def test_the_error_of_a_failed_step_reaches_the_client() -> None:
+    engine = make_engine(executor=FailsOnce)
+    engine.add_request("a", [1, 2, 3], SamplingParams(n=2, max_tokens=6, ignore_eos=True))
+    last = run(engine)["a"][-1]
+    assert last.finished
+    assert [one.finish_reason for one in last.outputs] == ["error", "error"]
+    assert all("out of memory" in str(one.stop_reason) for one in last.outputs)
+    assert [len(one.token_ids) for one in last.outputs] == [2, 2]

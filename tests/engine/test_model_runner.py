@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from pagetwin.engine.attention.backend import AttentionBackend, AttentionSpec
 from pagetwin.engine.attention.metadata import ForwardContext
 from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
+from pagetwin.engine.errors import StepFailed
 from pagetwin.engine.kv_cache import KVCache, KVCacheLayout
 from pagetwin.engine.model_runner import PROMPT_LOGITS_ROWS, ModelRunner
 from pagetwin.engine.models.loader import LoadedModel
@@ -256,3 +258,20 @@ def test_the_plain_runner_refuses_a_token_that_nobody_knows_yet() -> None:
     runner.execute(first_plan(greedy("r", (1, 2)), 0, 2))
     with pytest.raises(AssertionError, match="nobody knows"):
         runner.execute(StepPlan(step=1, scheduled=(ScheduledSequence("r/0", 3, 1, samples=True),)))
+
+
+def test_a_device_without_memory_is_a_failed_step_after_which_others_run() -> None:
+    """The rows follow the plan that failed, so that the next one can drop them."""
+    runner, model = make_runner()
+    sound = model.forward
+
+    def no_memory(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.forward = no_memory  # type: ignore[method-assign]
+    with pytest.raises(StepFailed, match=r"step 0: no memory .* lower max_num_batched_tokens"):
+        runner.execute(first_plan(greedy("r", (1, 2, 3)), 0, 3))
+    model.forward = sound  # type: ignore[method-assign]
+    after = first_plan(greedy("s", (5, 6)), 0, 2)
+    result = runner.execute(replace(after, step=1, dropped=("r/0",), ended_requests=("r",)))
+    assert result.sampled == {"s/0": 7}

@@ -1,0 +1,1 @@
+"""Faults: what the engine does when something under it, or beside it, goes wrong."""
