@@ -16,8 +16,6 @@ class Autoscaler:
     """Looks every `interval_s`; starts replicas at once, lets go of one after each `cooldown_s`."""
 
     def __init__(self, env: simpy.Environment, gateway: Gateway, scaling: Autoscaling) -> None:
-        self.num_started = 0
-        self.num_let_go = 0
         self._env = env
         self._gateway = gateway
         self._scaling = scaling
@@ -57,7 +55,6 @@ class Autoscaler:
             self._start(node)
 
     def _start(self, node: Node) -> None:
-        self.num_started += 1
         node.start(self._gateway.now)
 
         def ready() -> None:
@@ -73,7 +70,6 @@ class Autoscaler:
         serving = [node for node in running if node.state is State.SERVING]
         is_time = now - self._too_many_since >= to_ticks(self._scaling.cooldown_s)
         if is_time and len(serving) > 1:
-            self.num_let_go += 1
             self._too_many_since = now
             # The last one, so that the first ones keep their caches.
             serving[-1].drain(now)

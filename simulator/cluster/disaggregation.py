@@ -94,12 +94,10 @@ class Uplink:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._free_at = 0
-        self.busy_ticks = 0
 
     def done_at(self, num_tokens: int, now: int) -> int:
         """Queues a transfer of the K/V of so many tokens; the tick at which it has arrived."""
         link = self._link
         ticks = to_ticks(num_tokens * link.bytes_per_token / link.bytes_per_s)
         self._free_at = max(now, self._free_at) + ticks
-        self.busy_ticks += ticks
         return self._free_at + to_ticks(link.latency_s)

@@ -63,10 +63,6 @@ class Node:
     def is_routable(self) -> bool:
         return self.state is State.SERVING
 
-    @property
-    def is_paid_for(self) -> bool:
-        return self.state is not State.OFF
-
     def submit(self, request: Request) -> str | None:
         """Gives it a request; returns the reason if it can never serve it."""
         assert self.is_routable

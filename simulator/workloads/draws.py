@@ -28,7 +28,6 @@ class Purpose(IntEnum):
     THINKING = 5
     TURNS = 6
     THINNING = 7
-    ROWS = 8
     ROUTING = 16
     FAILURES = 17
     REPAIRS = 18
