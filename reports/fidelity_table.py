@@ -2,7 +2,12 @@
 
 from collections.abc import Sequence
 
-from pagetwin.conformance.fidelity.result import FidelityReport, Measure, RunFidelity
+from pagetwin.conformance.fidelity.result import (
+    FidelityReport,
+    Measure,
+    MeasuredElsewhere,
+    RunFidelity,
+)
 from pagetwin.reports.tables import Table, number
 
 MEASURES = (
@@ -71,7 +76,19 @@ def fidelity_steps_table(reports: Sequence[FidelityReport]) -> Table:
     return Table(columns, rows, num_left=3)
 
 
-def _cell(run: RunFidelity, name: str) -> str:
+def elsewhere_table(results: Sequence[MeasuredElsewhere]) -> Table:
+    """A row per measured run of another engine: errors of uncalibrated predictions."""
+    columns = ["run", "engine", "GPUs", "KV blocks", "requests", *MEASURES]
+    rows = []
+    for result in results:
+        kind = "recorded" if result.blocks_are_recorded else "estimated"
+        cells = [result.name, result.engine, str(result.tensor_parallel)]
+        cells += [f"{result.num_blocks:,} {kind}", str(result.num_requests)]
+        rows.append([*cells, *(_cell(result, name) for name in MEASURES)])
+    return Table(columns, rows, num_left=2)
+
+
+def _cell(run: RunFidelity | MeasuredElsewhere, name: str) -> str:
     for measure in run.measures:
         if measure.name == name:
             return f"{measure.error:+.1%}"

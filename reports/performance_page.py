@@ -14,10 +14,11 @@ import msgspec
 from pagetwin.conformance.bench.kernel_result import KernelReport
 from pagetwin.conformance.bench.offline_result import OfflineReport
 from pagetwin.conformance.bench.simulation import SimulatorReport
-from pagetwin.conformance.fidelity.result import FidelityReport
+from pagetwin.conformance.fidelity.result import FidelityReport, MeasuredElsewhere
 from pagetwin.engine.errors import TraceError
 from pagetwin.reports.fidelity_table import (
     decision_table,
+    elsewhere_table,
     error_table,
     fidelity_steps_table,
     interval_table,
@@ -35,7 +36,7 @@ OFFLINE, KERNELS, PEERS, VERSIONS, SIMULATOR = (
     "versions.json",
     "cpu_simulator.json",
 )
-FIDELITY = "h100_fidelity_*.json"
+FIDELITY, ELSEWHERE = "h100_fidelity_*.json", "vllm_measured_*.json"
 _MARKED = re.compile(r"<!-- table: (?P<name>.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 _Result = TypeVar("_Result")
@@ -79,10 +80,11 @@ class Results:
     @property
     def fidelity(self) -> list[FidelityReport]:
         """Of each model, in the order of their names."""
-        names = sorted(path.name for path in self._folder.glob(FIDELITY))
-        if not names:
-            raise FileNotFoundError(2, "no such file", str(self._folder / FIDELITY))
-        return [self._read(name, FidelityReport) for name in names]
+        return self._read_all(FIDELITY, FidelityReport)
+
+    @property
+    def elsewhere(self) -> list[MeasuredElsewhere]:
+        return self._read_all(ELSEWHERE, MeasuredElsewhere)
 
     def peers(self, device: str) -> Peers | None:
         peers = self._read(PEERS, Peers)
@@ -95,6 +97,12 @@ class Results:
         except FileNotFoundError:
             return {}
         return {f"{row.model}/{row.workload}": min(row.seconds) for row in rows}
+
+    def _read_all(self, pattern: str, kind: type[_Result]) -> list[_Result]:
+        names = sorted(path.name for path in self._folder.glob(pattern))
+        if not names:
+            raise FileNotFoundError(2, "no such file", str(self._folder / pattern))
+        return [self._read(name, kind) for name in names]
 
     def _read(self, name: str, kind: type[_Result]) -> _Result:
         path = self._folder / name
@@ -167,6 +175,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "fidelity decisions": lambda results: decision_table(results.fidelity),
     "fidelity errors": lambda results: error_table(results.fidelity),
     "fidelity steps": lambda results: fidelity_steps_table(results.fidelity),
+    "fidelity elsewhere": lambda results: elsewhere_table(results.elsewhere),
     "fidelity intervals": lambda results: interval_table(results.fidelity),
 }
 

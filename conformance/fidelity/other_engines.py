@@ -5,12 +5,14 @@ held: decisions cannot be compared, and nothing can be fitted. Prompts are made 
 shared.
 """
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from pagetwin.conformance.fidelity.result import Measure
+from pagetwin.conformance.fidelity.result import Measure, MeasuredElsewhere
 from pagetwin.conformance.fidelity.timing import compare
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import TraceError
@@ -18,6 +20,11 @@ from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.trace import HeaderRecord
 from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.costs.datasheets import gpu_named
+from pagetwin.simulator.costs.known_models import config_named
+from pagetwin.simulator.costs.model_shape import dtype_of, shape_of
+from pagetwin.simulator.costs.pool_size import num_blocks_in
+from pagetwin.simulator.costs.roofline import Roofline
 from pagetwin.simulator.recordings.rerun import recorded, rerun
 from pagetwin.simulator.recordings.runs import RecordedRequest, RecordedRun, StepTable
 
@@ -31,6 +38,57 @@ class MeasuredRequest(msgspec.Struct, frozen=True, kw_only=True):
     queued_ts: float
     first_token_ts: float
     last_token_ts: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """How the other engine ran, as far as its records tell."""
+
+    name: str
+    engine: str
+    model: str
+    gpu: str
+    tensor_parallel: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    num_blocks: int | None
+    """None: estimated from the GPU's memory."""
+
+
+def judge_elsewhere(path: Path, setup: Elsewhere) -> MeasuredElsewhere:
+    """The file's requests on a twin of that setup. Raises ConfigError, ModelError, TraceError."""
+    config = config_named(setup.model)
+    gpu, shape, dtype = gpu_named(setup.gpu), shape_of(config), dtype_of(config)
+    costs = Roofline(shape=shape, gpu=gpu, dtype=dtype, tensor_parallel=setup.tensor_parallel)
+    num_blocks = setup.num_blocks or num_blocks_in(
+        gpu, shape, dtype=dtype, tensor_parallel=setup.tensor_parallel
+    )
+    requests = read_measured(path)
+    longest = max(one.input_toks + one.output_toks for one in requests)
+    measures = judge_measured(
+        requests,
+        costs,
+        cache=CacheConfig(num_blocks=num_blocks),
+        scheduler=SchedulerConfig(
+            max_model_len=longest + 1,
+            max_num_seqs=setup.max_num_seqs,
+            max_num_batched_tokens=setup.max_num_batched_tokens,
+        ),
+    )
+    return MeasuredElsewhere(
+        name=setup.name,
+        engine=setup.engine,
+        costs=costs.label,
+        model=Path(setup.model).name,
+        tensor_parallel=setup.tensor_parallel,
+        max_num_seqs=setup.max_num_seqs,
+        max_num_batched_tokens=setup.max_num_batched_tokens,
+        num_blocks=num_blocks,
+        blocks_are_recorded=setup.num_blocks is not None,
+        requests_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        num_requests=len(requests),
+        measures=measures,
+    )
 
 
 def read_measured(path: Path) -> list[MeasuredRequest]:

@@ -67,3 +67,23 @@ class FidelityReport(msgspec.Struct, frozen=True, kw_only=True):
     """By history."""
     runs: tuple[RunFidelity, ...]
     notes: tuple[str, ...] = ()
+
+
+class MeasuredElsewhere(msgspec.Struct, frozen=True, kw_only=True):
+    """Another engine's measured requests against the twin with uncalibrated times."""
+
+    schema: str = "pagetwin.measured-elsewhere/1"
+    name: str
+    engine: str
+    costs: str
+    """The cost model's label."""
+    model: str
+    tensor_parallel: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    num_blocks: int
+    blocks_are_recorded: bool
+    """By the engine that was measured; else they are estimated from the GPU's memory."""
+    requests_sha256: str
+    num_requests: int
+    measures: tuple[Measure, ...]

@@ -84,6 +84,34 @@ def test_a_compact_history_serves_as_the_whole_does(
     assert main(["bench", "compact", str(history), "--out", "it.xz"]) == 2
 
 
+def test_another_engines_requests_are_run_uncalibrated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "elsewhere.json"
+    lines = [
+        {
+            "request_id": f"r{i}",
+            "input_toks": 200,
+            "output_toks": 20,
+            "queued_ts": float(i),
+            "first_token_ts": i + 0.5,
+            "last_token_ts": i + 2.0,
+        }
+        for i in range(5)
+    ]
+    requests.write_text("\n".join(map(json.dumps, lines)))
+    command = ["bench", "elsewhere", str(requests), "--model", "Llama-3.1-8B", "--name", "a run"]
+    assert main([*command, "--gpu", "h100", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("uncalibrated: roofline of the H100's datasheet")
+    result = json.loads(out.read_text())
+    assert result["num_requests"] == 5
+    assert not result["blocks_are_recorded"]
+    other = tmp_path / "other.json"
+    assert main([*command, "--gpu", "abacus", "--out", str(other)]) == 2
+    assert "abacus" in capsys.readouterr().err
+    assert not other.exists()
+
+
 def test_bad_input_leaves_nothing_behind(
     write_history: Write, profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

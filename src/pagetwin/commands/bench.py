@@ -247,6 +247,54 @@ def compact(
 
 
 @bench.command()
+def elsewhere(
+    requests: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REQUESTS",
+            help="JSON Lines: request_id, input_toks, output_toks, queued_ts, first_token_ts, "
+            "last_token_ts.",
+        ),
+    ],
+    *,
+    model: Annotated[str, typer.Option(metavar="NAME", help="A known name, or a config.json.")],
+    gpu: Annotated[str, typer.Option(metavar="NAME", help="One with a datasheet here.")],
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What to call the run.")],
+    engine: Annotated[str, typer.Option(metavar="TEXT", help="What was measured.")] = "vLLM",
+    tp: Annotated[int, typer.Option(metavar="N", help="GPUs that share each matrix.")] = 1,
+    max_num_seqs: Annotated[int, typer.Option(metavar="N", help="Of the measured engine.")] = 256,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Of the measured engine.")
+    ] = 2048,
+    num_blocks: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="As it recorded. Default: estimated from the GPU's memory."),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Run another engine's measured requests on the twin, with uncalibrated times."""
+    from pagetwin.conformance.fidelity.other_engines import Elsewhere, judge_elsewhere
+    from pagetwin.reports.fidelity_table import elsewhere_table
+
+    setup = Elsewhere(
+        name=name,
+        engine=engine,
+        model=model,
+        gpu=gpu,
+        tensor_parallel=tp,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        num_blocks=num_blocks,
+    )
+    with written_if_named(out) as place:
+        result = judge_elsewhere(requests, setup)
+        if place is not None:
+            place.write_bytes(as_json_document(result))
+    print(f"{result.costs}\n")
+    print(elsewhere_table([result]).text())
+
+
+@bench.command()
 def stamp(
     result: Annotated[Path, typer.Argument(metavar="FILE", help="A result's JSON.")],
 ) -> None:

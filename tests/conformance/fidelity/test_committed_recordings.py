@@ -1,4 +1,4 @@
-"""What docs/fidelity.md is made from: the committed recordings still give the committed profiles."""
+"""What docs/fidelity.md is made from: committed recordings, and the profiles that they give."""
 
 from pathlib import Path
 
