@@ -37,6 +37,11 @@ def judge(
     intervals = {name: replication_interval(values[name], 1 - share) for name in limits}
     if min((len(values[name]) for name in limits), default=0) < MIN_SEEDS:
         return Verdict(answer="open", intervals=intervals)
+    return judge_intervals(intervals, limits)
+
+
+def judge_intervals(intervals: dict[str, Interval], limits: Mapping[str, float]) -> Verdict:
+    """What intervals say that have their share of the error already."""
     below = {name: intervals[name].is_below(limit) for name, limit in limits.items()}
     failing = tuple(name for name, is_below in below.items() if is_below is False)
     if failing:

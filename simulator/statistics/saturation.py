@@ -3,21 +3,30 @@
 Of one that grows no percentile means anything: each says how long was simulated.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from pagetwin.simulator.statistics.intervals import replication_interval
+
 Settling = Literal["settles", "grows", "unclear"]
 
+MIN_RUNS = 3
 NUM_WINDOWS = 10
 WARM_UP = 0.2
-"""Share of the arrivals' time in which a backlog may grow because everything began empty."""
+"""Share of the arrivals' time in which a backlog may grow because everything began empty; or twice
+as long as the first requests were in the system, if that is longer."""
+MOST_WARM_UP = 0.6
+"""Where the warm-up would be longer, the run is too short to tell."""
 SHARE = 0.02
 """Of the arrivals: slower growth is not told from a queue that settles slowly."""
-CRITICAL = 1.86
-"""Of Student's t with 8 degrees: the one-sided 5 % that a trend must pass."""
+CRITICAL = 3.36
+"""Of Student's t with 8 degrees: the one-sided 0.5 % that a trend must pass."""
+FLOOD = 0.25
+"""Growth that needs no second run to be believed."""
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,21 +45,40 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
         return "settled" if self.settling == "settles" else "unclear whether the queue settles"
 
 
+def saturates(runs: Sequence[Backlog], confidence: float) -> bool:
+    """Whether the queue grows in runs that differ by their seed: so much in one that nothing else
+    can be, or on the average of three and more."""
+    if any(run.settling == "grows" and run.growth > FLOOD for run in runs):
+        return True
+    if len(runs) < MIN_RUNS:
+        return False
+    growth = replication_interval([run.growth for run in runs], confidence)
+    return growth.is_below(SHARE) is False
+
+
 def backlog(arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike) -> Backlog:
     """From arrival and finish of every request, in any order, NaN or inf where it never finished.
 
     The trend of the mean number in the system over ten windows after the warm-up is judged by
     least squares: it grows if the slope is significant and more than 2 % of the rate of arrivals.
-    With fewer than 50 requests, or all arriving at once, nothing is clear.
+    With fewer than 50 requests, or all arriving at once, or in a run hardly longer than its
+    requests, nothing is clear.
     """
-    arrivals = np.sort(np.asarray(arrivals_s, np.float64))
-    finishes = np.asarray(finishes_s, np.float64)
-    finishes = np.sort(np.where(np.isfinite(finishes), finishes, np.inf))
+    unclear = Backlog(settling="unclear", growth=0.0, windows=())
+    arrivals, finishes = np.asarray(arrivals_s, np.float64), np.asarray(finishes_s, np.float64)
+    finishes = np.where(np.isfinite(finishes), finishes, np.inf)
     count = len(arrivals)
-    if count < 50 or arrivals[-1] <= arrivals[0]:
-        return Backlog(settling="unclear", growth=0.0, windows=())
+    if count < 50 or arrivals.max() <= arrivals.min():
+        return unclear
+    order = np.argsort(arrivals, kind="stable")
+    arrivals, first = arrivals[order], order[: max(10, count // 10)]
     length = arrivals[-1] - arrivals[0]
-    edges = np.linspace(arrivals[0] + WARM_UP * length, arrivals[-1], NUM_WINDOWS + 1)
+    stay = float(np.median(finishes[first] - arrivals[: len(first)]))
+    warm_up = max(WARM_UP * length, 2 * stay if stay < np.inf else 0.0)
+    if warm_up > MOST_WARM_UP * length:
+        return unclear
+    finishes = np.sort(finishes)
+    edges = np.linspace(arrivals[0] + warm_up, arrivals[-1], NUM_WINDOWS + 1)
     areas = _time_in_system(arrivals, edges) - _time_in_system(finishes, edges)
     windows = np.diff(areas) / np.diff(edges)
     slope, t_value = _trend(windows, np.diff(edges)[0])

@@ -13,7 +13,7 @@ from pagetwin.simulator.statistics.intervals import (
     replication_interval,
     t_quantile,
 )
-from pagetwin.simulator.statistics.saturation import backlog
+from pagetwin.simulator.statistics.saturation import backlog, saturates
 
 
 def queue(rate: float, num_requests: int, seed: int) -> tuple[Floats, Floats]:
@@ -92,12 +92,32 @@ def test_a_queue_above_capacity_grows(rate: float) -> None:
         assert found.growth == pytest.approx(1 - 1 / rate, abs=0.1)
 
 
+def test_several_runs_tell_a_queue_just_below_from_one_above_capacity() -> None:
+    """Alone, a run of so few requests can look either way."""
+    told = {0.9: 0, 1.2: 0}
+    for rate in told:
+        for first in range(0, 100, 5):
+            runs = [backlog(*queue(rate, 1000, first + seed)) for seed in range(5)]
+            told[rate] += saturates(runs, 0.95)
+    assert told[0.9] <= 4
+    assert told[1.2] >= 16
+    flood = backlog(*queue(3.0, 500, 0))
+    assert saturates([flood], 0.95)
+
+
 def test_what_never_finished_counts_as_backlog() -> None:
     arrivals = np.arange(200.0)
     finishes = np.where(arrivals % 2 == 0, arrivals + 1, np.inf)
     found = backlog(arrivals, finishes)
     assert found.settling == "grows"
     assert found.growth == pytest.approx(0.5, abs=0.05)
+
+
+def test_filling_up_is_no_growth() -> None:
+    """Nobody waits, and everyone stays for a quarter of the run."""
+    arrivals = np.linspace(0, 40, 2000)
+    assert backlog(arrivals, arrivals + 10).settling == "settles"
+    assert backlog(arrivals, arrivals + 15).settling == "unclear"
 
 
 @pytest.mark.parametrize("arrivals", [np.arange(20.0), np.zeros(500)])

@@ -1,0 +1,1 @@
+"""The cheapest configuration that keeps its promises: a search over simulated clusters."""

@@ -1,0 +1,248 @@
+"""One candidate, simulated until it is clear whether it keeps its promises."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
+from pagetwin.engine.errors import ConfigError
+from pagetwin.simulator.cluster.description import Policy, Pool, RouterName
+from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.costs.datasheets import GPU, gpu_named
+from pagetwin.simulator.costs.model_shape import ModelShape
+from pagetwin.simulator.costs.pool_size import num_blocks_in
+from pagetwin.simulator.costs.roofline import Roofline
+from pagetwin.simulator.plan.candidates import Candidate, Design
+from pagetwin.simulator.plan.load import Faster
+from pagetwin.simulator.results.bill import bill
+from pagetwin.simulator.results.result import Result
+from pagetwin.simulator.results.slo import Slo, SloTerm
+from pagetwin.simulator.simulate import simulate
+from pagetwin.simulator.statistics.deciding import MIN_SEEDS, Verdict, judge, judge_intervals
+from pagetwin.simulator.statistics.intervals import Interval, batch_interval
+from pagetwin.simulator.statistics.saturation import Backlog, backlog, saturates
+from pagetwin.simulator.workloads.spec import parse_workload
+from pagetwin.simulator.workloads.trimmed import Trimmed
+from pagetwin.simulator.workloads.workload import Workload
+
+Outcome = Literal["meets", "misses", "saturated", "unclear", "impossible"]
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """What all candidates are tried on. Plain data, so that it travels to other processes."""
+
+    workload: str
+    """A spec (`workloads.spec`)."""
+    model: str
+    """What outputs call it."""
+    shape: ModelShape
+    dtype: str
+    slo: Slo
+    max_model_len: int
+    block_size: int = 16
+    gpu_memory_utilization: float = 0.9
+    confidence: float = 0.95
+    max_seeds: int = 8
+    prices: dict[str, float] = {}
+    """US dollars per GPU-hour, by name, instead of the datasheets' guesses."""
+
+    @cached_property
+    def is_fixed(self) -> bool:
+        """Whether the workload is the same for every seed: one run is all there is to know."""
+        return self.workload.startswith("trace:")
+
+    def build_workload(self, factor: float = 1.0) -> Workload:
+        workload: Workload = Trimmed(parse_workload(self.workload), self.max_model_len)
+        return workload if factor == 1 else Faster(workload, factor)
+
+    def gpu(self, design: Design) -> GPU:
+        sheet = gpu_named(design.gpu)
+        return msgspec.structs.replace(
+            sheet, price_per_h=self.prices.get(sheet.name, sheet.price_per_h)
+        )
+
+    def price_per_h(self, candidate: Candidate) -> float:
+        return candidate.num_gpus * self.gpu(candidate.design).price_per_h
+
+    def cost_model(self, design: Design) -> CostModel:
+        return Roofline(
+            shape=self.shape,
+            gpu=self.gpu(design),
+            dtype=self.dtype,
+            kv_dtype=None if design.kv_cache_dtype == "auto" else design.kv_cache_dtype,
+            tensor_parallel=design.tensor_parallel,
+        )
+
+    def pool(self, candidate: Candidate) -> Pool:
+        """Raises ConfigError where the model does not fit."""
+        design, gpu = candidate.design, self.gpu(candidate.design)
+        kv_dtype = None if design.kv_cache_dtype == "auto" else design.kv_cache_dtype
+        cache = CacheConfig(
+            num_blocks=num_blocks_in(
+                gpu,
+                self.shape,
+                dtype=self.dtype,
+                kv_dtype=kv_dtype,
+                block_size=self.block_size,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                tensor_parallel=design.tensor_parallel,
+            ),
+            block_size=self.block_size,
+            enable_prefix_caching=design.enable_prefix_caching,
+            enable_partial_hits=design.enable_prefix_caching,
+            kv_cache_dtype=design.kv_cache_dtype,
+        )
+        scheduler = SchedulerConfig(
+            max_model_len=self.max_model_len,
+            max_num_seqs=design.max_num_seqs,
+            max_num_batched_tokens=max(design.max_num_batched_tokens, design.max_num_seqs),
+            long_prefill_token_threshold=design.long_prefill_token_threshold,
+        )
+        return Pool(
+            cache=cache,
+            scheduler=scheduler,
+            num_replicas=candidate.num_replicas,
+            num_gpus=design.tensor_parallel,
+            price_per_gpu_h=gpu.price_per_h,
+            power_per_gpu_w=gpu.power_w,
+        )
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """What the simulations of one candidate said."""
+
+    candidate: Candidate
+    outcome: Outcome
+    price_per_h: float
+    why: str = ""
+    """Of one that is impossible, saturated or unclear."""
+    intervals: dict[str, Interval] = {}
+    """Seconds, by the name of the term."""
+    failing: tuple[str, ...] = ()
+    num_seeds: int = 0
+    goodput_share: float | None = None
+    output_tokens_per_s: float | None = None
+    cost_per_million_output_tokens: float | None = None
+    backlog: Backlog | None = None
+    costs: str = ""
+    """Where the times of steps are from."""
+
+    @property
+    def meets(self) -> bool:
+        return self.outcome == "meets"
+
+    def excess(self, slo: Slo) -> dict[str, float]:
+        """By how much each term is over its limit, as a share of it; negative: what is left."""
+        return {
+            term.name: self.intervals[term.name].value / term.limit_s - 1
+            for term in slo.terms
+            if term.name in self.intervals
+        }
+
+
+def try_candidate(task: Task, candidate: Candidate, factor: float = 1.0) -> Trial:
+    """Simulates seeds 0, 1, 2, ... until the answer is clear, a queue grows, or seeds run out.
+
+    All candidates see the same seeds (common random numbers). A workload that is the same for every
+    seed runs once, and its percentiles get their intervals from batches of it.
+    """
+    price = task.price_per_h(candidate)
+    try:
+        pool, costs = task.pool(candidate), task.cost_model(candidate.design)
+    except ConfigError as error:
+        return Trial(candidate=candidate, outcome="impossible", price_per_h=price, why=str(error))
+    policy = Policy(router=_router(candidate.design.router))
+    results: list[Result] = []
+    queues: list[Backlog] = []
+    for seed in range(1 if task.is_fixed else task.max_seeds):
+        results.append(
+            simulate(task.build_workload(factor), pool, policy, costs, seed=seed, skip_unfit=True)
+        )
+        queues.append(_backlog(results[-1]))
+        if _is_saturated(task, queues):
+            worst = max(queues, key=lambda queue: queue.growth)
+            why = f"saturated: up to {worst.growth:.0%} of what arrives piles up"
+            return _summed_up(task, candidate, results, "saturated", why)
+        verdict = _judged(task, results)
+        if verdict.answer == "yes":
+            return _summed_up(task, candidate, results, "meets", verdict=verdict)
+        if verdict.answer == "no":
+            return _summed_up(task, candidate, results, "misses", verdict=verdict)
+    why = f"a limit lies within the {task.confidence:.0%} interval"
+    return _summed_up(task, candidate, results, "unclear", why, verdict=_judged(task, results))
+
+
+def _judged(task: Task, results: Sequence[Result]) -> Verdict:
+    limits = {term.name: term.limit_s for term in task.slo.terms}
+    if task.is_fixed:
+        confidence = 1 - (1 - task.confidence) / len(limits)
+        intervals = {
+            term.name: _interval_of_one(term, results[0], confidence) for term in task.slo.terms
+        }
+        return judge_intervals(intervals, limits)
+    values = {
+        verdict.term.name: [float("inf") if v is None else v for v in column]
+        for verdict, column in (
+            (verdicts[0], [verdict.value_s for verdict in verdicts])
+            for verdicts in zip(*(task.slo.verdicts(r) for r in results), strict=True)
+        )
+    }
+    looks = max(1, task.max_seeds - MIN_SEEDS + 1)
+    return judge(values, limits, confidence=task.confidence, max_looks=looks)
+
+
+def _interval_of_one(term: SloTerm, result: Result, confidence: float) -> Interval:
+    values = result.served(f"{term.metric}_s")
+    if not len(values):
+        return Interval(value=float("inf"), confidence=confidence, num_samples=1)
+    return batch_interval(
+        values,
+        lambda batch: float(np.percentile(batch, term.percentile)),
+        confidence=confidence,
+    )
+
+
+def _backlog(result: Result) -> Backlog:
+    return backlog(result.requests["arrival_s"], result.requests["end_s"])
+
+
+def _is_saturated(task: Task, queues: Sequence[Backlog]) -> bool:
+    if task.is_fixed:
+        return queues[0].settling == "grows"
+    return saturates(queues, task.confidence)
+
+
+def _summed_up(
+    task: Task,
+    candidate: Candidate,
+    results: Sequence[Result],
+    outcome: Outcome,
+    why: str = "",
+    *,
+    verdict: Verdict | None = None,
+) -> Trial:
+    last = results[-1]
+    seconds = max(last.duration_s, 1e-12)
+    judged = verdict or _judged(task, results)
+    return Trial(
+        candidate=candidate,
+        outcome=outcome,
+        price_per_h=task.price_per_h(candidate),
+        why=why,
+        intervals=judged.intervals,
+        failing=judged.failing,
+        num_seeds=len(results),
+        goodput_share=task.slo.num_good(last) / last.conservation.num_arrived,
+        output_tokens_per_s=float(last.served("num_output_tokens").sum()) / seconds,
+        cost_per_million_output_tokens=bill(last).cost_per_million_output_tokens,
+        backlog=_backlog(last),
+        costs=last.label,
+    )
+
+
+def _router(name: str) -> RouterName:
+    known: Any = name
+    return msgspec.convert(known, RouterName)  # type: ignore[no-any-return, call-overload]
