@@ -7,53 +7,57 @@ from typing import Any
 import msgspec
 
 from pagetwin.engine.errors import ConfigError
+from pagetwin.simulator.cluster.deployment import Deployment
+from pagetwin.simulator.cluster.description import RouterName
 from pagetwin.simulator.costs.datasheets import gpu_named
 
 
-class Design(msgspec.Struct, frozen=True, kw_only=True):
-    """One replica, and how requests are sent to several of it."""
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """Replicas of a model, and how requests are sent to them."""
 
-    gpu: str
-    tensor_parallel: int = 1
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-    long_prefill_token_threshold: int = 0
-    """Tokens of one prompt in a step; 0: as many as fit."""
-    kv_cache_dtype: str = "auto"
-    enable_prefix_caching: bool = True
-    router: str = "least_outstanding"
+    deployment: Deployment
+    router: RouterName = "least_outstanding"
 
     @property
-    def price_per_h(self) -> float:
-        """Of one replica, US dollars, by the datasheet's guess."""
-        return self.tensor_parallel * gpu_named(self.gpu).price_per_h
+    def num_replicas(self) -> int:
+        return self.deployment.replicas
 
-    def __str__(self) -> str:
-        default = Design(gpu=self.gpu)
-        changed = [
-            f"{name}={value}"
-            for name, value in msgspec.structs.asdict(self).items()
-            if name not in ("gpu", "tensor_parallel") and value != getattr(default, name)
-        ]
-        return " ".join([f"{self.gpu} x{self.tensor_parallel}", *changed])
-
-
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """So many replicas of a design."""
-
-    design: Design
-    num_replicas: int
+    @property
+    def gpus_per_replica(self) -> int:
+        return self.deployment.tp * self.deployment.pp
 
     @property
     def num_gpus(self) -> int:
-        return self.num_replicas * self.design.tensor_parallel
+        return self.num_replicas * self.gpus_per_replica
 
     @property
     def price_per_h(self) -> float:
-        return self.num_replicas * self.design.price_per_h
+        """US dollars, by the deployment's price or the datasheet's guess."""
+        price = self.deployment.price
+        return self.num_gpus * (gpu_named(self.deployment.gpu).price_per_h if price is None else price)
+
+    def times(self, num_replicas: int) -> "Candidate":
+        """The same with so many replicas."""
+        return self.changed("replicas", num_replicas)
+
+    def changed(self, knob: str, value: Any) -> "Candidate":
+        """The same with another value of a knob of the deployment, or another router."""
+        if knob == "router":
+            return msgspec.structs.replace(self, router=value)
+        deployment = msgspec.structs.replace(self.deployment, **{knob: value})
+        return msgspec.structs.replace(self, deployment=deployment)
+
+    def value(self, knob: str) -> Any:
+        return self.router if knob == "router" else getattr(self.deployment, knob)
 
     def __str__(self) -> str:
-        return f"{self.num_replicas} x ({self.design})"
+        default = Candidate(deployment=Deployment(gpu=self.deployment.gpu))
+        spread = "" if self.gpus_per_replica == 1 else f" tp={self.deployment.tp}"
+        changed = [
+            f" {knob}={self.value(knob)}" for knob in KNOBS if self.value(knob) != default.value(knob)
+        ]
+        gpu = gpu_named(self.deployment.gpu).name
+        return f"{self.num_replicas} x {gpu}{spread}{''.join(changed)}"
 
 
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,13 +67,19 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     gpus: tuple[str, ...]
-    tensor_parallel: tuple[int, ...] = (1, 2, 4, 8)
+    tp: tuple[int, ...] = (1, 2, 4, 8)
     max_num_seqs: tuple[int, ...] = (256, 64, 128, 512)
     max_num_batched_tokens: tuple[int, ...] = (8192, 2048, 16384)
     long_prefill_token_threshold: tuple[int, ...] = (0, 512, 2048)
-    kv_cache_dtype: tuple[str, ...] = ("auto",)
-    enable_prefix_caching: tuple[bool, ...] = (True, False)
-    router: tuple[str, ...] = ("least_outstanding", "least_kv", "prefix_affinity", "power_of_two")
+    kv_dtype: tuple[str | None, ...] = (None,)
+    """None: the model's."""
+    prefix_caching: tuple[bool, ...] = (True, False)
+    router: tuple[RouterName, ...] = (
+        "least_outstanding",
+        "least_kv",
+        "prefix_affinity",
+        "power_of_two",
+    )
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -78,21 +88,29 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
         for gpu in self.gpus:
             gpu_named(gpu)
 
-    def hardware(self) -> Iterator[Design]:
-        """Each GPU and spread with the knobs that the search starts from."""
-        knobs: dict[str, Any] = {name: getattr(self, name)[0] for name in self.knobs}
-        for gpu, spread in product(self.gpus, self.tensor_parallel):
-            yield Design(gpu=gpu_named(gpu).name, tensor_parallel=spread, **knobs)
+    def hardware(self, base: Deployment, prices: dict[str, float]) -> Iterator[Candidate]:
+        """One replica of each GPU and spread, with the knobs that the search starts from.
 
-    def changes(self, design: Design) -> Iterator[Design]:
-        """The design with one knob set to another choice, knob by knob."""
-        for name in self.knobs:
-            for value in getattr(self, name):
-                if value != getattr(design, name):
-                    yield msgspec.structs.replace(design, **{name: value})
+        `prices` are US dollars per GPU-hour by the GPU's name.
+        """
+        for gpu, tp in product(self.gpus, self.tp):
+            name = gpu_named(gpu).name
+            candidate = Candidate(
+                deployment=msgspec.structs.replace(
+                    base, gpu=name, tp=tp, replicas=1, price=prices.get(name, base.price)
+                )
+            )
+            for knob in KNOBS:
+                candidate = candidate.changed(knob, getattr(self, knob)[0])
+            yield candidate
 
-    @property
-    def knobs(self) -> tuple[str, ...]:
-        return tuple(
-            name for name in self.__struct_fields__ if name not in ("gpus", "tensor_parallel")
-        )
+    def changes(self, candidate: Candidate) -> Iterator[Candidate]:
+        """The candidate with one knob set to another choice, knob by knob."""
+        for knob in KNOBS:
+            for value in getattr(self, knob):
+                if value != candidate.value(knob):
+                    yield candidate.changed(knob, value)
+
+
+KNOBS = tuple(name for name in Choices.__struct_fields__ if name not in ("gpus", "tp"))
+"""What is changed one at a time once the GPUs are chosen."""

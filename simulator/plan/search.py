@@ -12,8 +12,9 @@ from typing import Protocol
 import msgspec
 
 from pagetwin.engine.errors import ConfigError
-from pagetwin.simulator.plan.candidates import Candidate, Choices, Design
-from pagetwin.simulator.plan.trial import Task, Trial
+from pagetwin.simulator.cluster.deployment import Deployment
+from pagetwin.simulator.plan.candidates import Candidate, Choices
+from pagetwin.simulator.plan.trial import Trial
 
 NUM_REFINED = 2
 """Designs whose knobs are tried, the cheapest ones."""
@@ -47,21 +48,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Search:
-    """One search; `max_gpus` bounds every candidate. `tell` hears of each trial."""
+    """One search; `max_gpus` bounds every candidate. What is not chosen is as in `base`; `prices` are
+    US dollars per GPU-hour by GPU. `tell` hears of each trial."""
 
     def __init__(
         self,
-        task: Task,
         choices: Choices,
         runner: Runner,
         *,
+        base: Deployment,
         max_gpus: int,
+        prices: dict[str, float] | None = None,
         tell: Callable[[Trial], None] = lambda trial: None,
     ) -> None:
         if max_gpus < 1:
             raise ConfigError(f"max_gpus={max_gpus} is below 1; nothing could be bought")
-        self._task = task
         self._choices = choices
+        self._firsts = list(choices.hardware(base, prices or {}))
         self._runner = runner
         self._max_gpus = max_gpus
         self._tell = tell
@@ -69,26 +72,24 @@ class Search:
 
     def run(self) -> Plan:
         """Raises ConfigError if no GPU has room for the model."""
-        designs = [d for d in self._choices.hardware() if d.tensor_parallel <= self._max_gpus]
-        firsts = self._try_all([Candidate(design=design, num_replicas=1) for design in designs])
+        firsts = self._try_all([one for one in self._firsts if one.num_gpus <= self._max_gpus])
         possible = [first for first in firsts if first.outcome != "impossible"]
         if not possible:
             reason = firsts[0].why if firsts else "each needs more than max_gpus"
             raise ConfigError(f"nothing to choose from can run the model: {reason}")
-        best: dict[Design, Trial] = {}
+        best: dict[Candidate, Trial] = {}
         for first in sorted(possible, key=lambda trial: trial.price_per_h):
             cheapest = min((trial.price_per_h for trial in best.values()), default=float("inf"))
-            found = self._fewest(first.candidate.design, cheapest)
+            found = self._fewest(first.candidate, cheapest)
             if found is not None:
-                best[found.candidate.design] = found
+                best[first.candidate] = found
         if not best:
             for first in possible:
-                rescued = self._rescued(first.candidate.design)
+                rescued = self._rescued(first.candidate)
                 if rescued is not None:
-                    best[rescued.candidate.design] = rescued
-        for trial in sorted(best.values(), key=_rank)[:NUM_REFINED]:
-            refined = self._refined(trial)
-            best[refined.candidate.design] = refined
+                    best[first.candidate] = rescued
+        for first, trial in sorted(best.items(), key=lambda item: _rank(item[1]))[:NUM_REFINED]:
+            best[first] = self._refined(trial)
         ranked = sorted(best.values(), key=_rank)
         winner = ranked[0] if ranked else None
         loads = self._loads(winner.candidate) if winner is not None else (None, None, None)
@@ -101,23 +102,25 @@ class Search:
             load_saturated=loads[2],
         )
 
-    def _fewest(self, design: Design, budget: float) -> Trial | None:
-        """The trial with the fewest replicas that meets the objective, if it costs no more than
-        `budget` an hour and no more GPUs than allowed; None if there is none."""
-        most = self._max_gpus // design.tensor_parallel
-        price = self._task.price_per_h(Candidate(design=design, num_replicas=1))
-        most = min(most, int(budget / price + 1e-9)) if budget < float("inf") else most
+    def _fewest(self, candidate: Candidate, budget: float) -> Trial | None:
+        """The trial with the fewest replicas of that kind that meets the objective, if it costs no
+        more than `budget` an hour and no more GPUs than allowed; None if there is none."""
+        most = self._most(candidate)
+        if budget < float("inf"):
+            most = min(most, int(budget / candidate.times(1).price_per_h + 1e-9))
         few, many = 0, 1
-        found = None
         while many <= most:
-            trial = self._try(Candidate(design=design, num_replicas=many))
-            if trial.meets:
-                found = trial
-                break
+            found = self._try(candidate.times(many))
+            if found.meets:
+                return self._between(few, found)
             few, many = many, min(2 * many, most) if many < most else most + 1
-        while found is not None and found.candidate.num_replicas - few > 1:
+        return None
+
+    def _between(self, few: int, found: Trial) -> Trial:
+        """Bisection: `few` replicas (0: none) do not do, those of `found` do."""
+        while found.candidate.num_replicas - few > 1:
             middle = (few + found.candidate.num_replicas) // 2
-            trial = self._try(Candidate(design=design, num_replicas=middle))
+            trial = self._try(found.candidate.times(middle))
             if trial.meets:
                 found = trial
             else:
@@ -131,24 +134,24 @@ class Search:
         is where the next round starts, until none does.
         """
         while (count := trial.candidate.num_replicas - 1) > 0:
-            changed = self._choices.changes(trial.candidate.design)
-            tried = self._try_all([Candidate(design=d, num_replicas=count) for d in changed])
-            better = [
-                self._fewest(t.candidate.design, t.price_per_h) or t for t in tried if t.meets
-            ]
-            if not better:
+            better = self._changed(trial.candidate.times(count))
+            if better is None:
                 break
-            trial = min(better, key=_rank)
+            trial = better
         return trial
 
-    def _rescued(self, design: Design) -> Trial | None:
-        """With all the GPUs there are, whether a change of one knob meets the objective; then the
+    def _rescued(self, candidate: Candidate) -> Trial | None:
+        """Whether with all the GPUs there are a change of one knob meets the objective; then the
         fewest replicas of it."""
-        most = self._max_gpus // design.tensor_parallel
-        changed = self._choices.changes(design)
-        tried = self._try_all([Candidate(design=d, num_replicas=most) for d in changed])
-        found = [self._fewest(t.candidate.design, t.price_per_h) or t for t in tried if t.meets]
+        return self._changed(candidate.times(self._most(candidate)))
+
+    def _changed(self, candidate: Candidate) -> Trial | None:
+        tried = self._try_all(list(self._choices.changes(candidate)))
+        found = [self._fewest(t.candidate, t.price_per_h) or t for t in tried if t.meets]
         return min(found, key=_rank) if found else None
+
+    def _most(self, candidate: Candidate) -> int:
+        return self._max_gpus // candidate.gpus_per_replica
 
     def _loads(self, candidate: Candidate) -> tuple[float | None, float | None, float | None]:
         """(largest load met, smallest missed, smallest at which the queue grows)."""

@@ -7,15 +7,12 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import ConfigError
-from pagetwin.simulator.cluster.description import Policy, Pool, RouterName
+from pagetwin.simulator.cluster.description import Policy, Pool
 from pagetwin.simulator.cost_model import CostModel
-from pagetwin.simulator.costs.datasheets import GPU, gpu_named
-from pagetwin.simulator.costs.model_shape import ModelShape
-from pagetwin.simulator.costs.pool_size import num_blocks_in
-from pagetwin.simulator.costs.roofline import Roofline
-from pagetwin.simulator.plan.candidates import Candidate, Design
+from pagetwin.simulator.costs.datasheets import gpu_named
+from pagetwin.simulator.costs.profile import Profile
+from pagetwin.simulator.plan.candidates import Candidate
 from pagetwin.simulator.plan.load import Faster
 from pagetwin.simulator.results.bill import bill
 from pagetwin.simulator.results.result import Result
@@ -36,79 +33,45 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     workload: str
     """A spec (`workloads.spec`)."""
-    model: str
-    """What outputs call it."""
-    shape: ModelShape
-    dtype: str
+    model: dict[str, Any]
+    """Its config.json."""
     slo: Slo
-    max_model_len: int
-    block_size: int = 16
-    gpu_memory_utilization: float = 0.9
     confidence: float = 0.95
     max_seeds: int = 8
-    prices: dict[str, float] = {}
-    """US dollars per GPU-hour, by name, instead of the datasheets' guesses."""
+    trim: bool = False
+    """Cut requests that are too long for the model; else they count as not served."""
+    profile: Profile | None = None
+    """Measured costs, for the GPU that they were measured on; others go by the roofline."""
 
     @cached_property
     def is_fixed(self) -> bool:
         """Whether the workload is the same for every seed: one run is all there is to know."""
         return self.workload.startswith("trace:")
 
-    def build_workload(self, factor: float = 1.0) -> Workload:
-        workload: Workload = Trimmed(parse_workload(self.workload), self.max_model_len)
+    def build_workload(self, pool: Pool, factor: float) -> Workload:
+        workload: Workload = parse_workload(self.workload)
+        if self.trim:
+            room = (pool.cache.num_blocks - 1) * pool.cache.block_size
+            workload = Trimmed(workload, min(pool.scheduler.max_model_len, room))
         return workload if factor == 1 else Faster(workload, factor)
-
-    def gpu(self, design: Design) -> GPU:
-        sheet = gpu_named(design.gpu)
-        return msgspec.structs.replace(
-            sheet, price_per_h=self.prices.get(sheet.name, sheet.price_per_h)
-        )
-
-    def price_per_h(self, candidate: Candidate) -> float:
-        return candidate.num_gpus * self.gpu(candidate.design).price_per_h
-
-    def cost_model(self, design: Design) -> CostModel:
-        return Roofline(
-            shape=self.shape,
-            gpu=self.gpu(design),
-            dtype=self.dtype,
-            kv_dtype=None if design.kv_cache_dtype == "auto" else design.kv_cache_dtype,
-            tensor_parallel=design.tensor_parallel,
-        )
 
     def pool(self, candidate: Candidate) -> Pool:
         """Raises ConfigError where the model does not fit."""
-        design, gpu = candidate.design, self.gpu(candidate.design)
-        kv_dtype = None if design.kv_cache_dtype == "auto" else design.kv_cache_dtype
-        cache = CacheConfig(
-            num_blocks=num_blocks_in(
-                gpu,
-                self.shape,
-                dtype=self.dtype,
-                kv_dtype=kv_dtype,
-                block_size=self.block_size,
-                gpu_memory_utilization=self.gpu_memory_utilization,
-                tensor_parallel=design.tensor_parallel,
-            ),
-            block_size=self.block_size,
-            enable_prefix_caching=design.enable_prefix_caching,
-            enable_partial_hits=design.enable_prefix_caching,
-            kv_cache_dtype=design.kv_cache_dtype,
+        deployment = candidate.deployment
+        deployment = msgspec.structs.replace(
+            deployment,
+            max_num_batched_tokens=max(deployment.max_num_batched_tokens, deployment.max_num_seqs),
         )
-        scheduler = SchedulerConfig(
-            max_model_len=self.max_model_len,
-            max_num_seqs=design.max_num_seqs,
-            max_num_batched_tokens=max(design.max_num_batched_tokens, design.max_num_seqs),
-            long_prefill_token_threshold=design.long_prefill_token_threshold,
-        )
-        return Pool(
-            cache=cache,
-            scheduler=scheduler,
-            num_replicas=candidate.num_replicas,
-            num_gpus=design.tensor_parallel,
-            price_per_gpu_h=gpu.price_per_h,
-            power_per_gpu_w=gpu.power_w,
-        )
+        return deployment.pool("replicas", self.model, self._measured(candidate))
+
+    def _measured(self, candidate: Candidate) -> CostModel | None:
+        """What was measured of this model on that GPU alone; None: nothing, or not of this."""
+        profile = self.profile
+        if profile is None or candidate.gpus_per_replica > 1:
+            return None
+        if gpu_named(profile.subject.device) != gpu_named(candidate.deployment.gpu):
+            return None
+        return profile.cost_model(candidate.deployment.max_num_seqs)
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +79,6 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: Candidate
     outcome: Outcome
-    price_per_h: float
     why: str = ""
     """Of one that is impossible, saturated or unclear."""
     intervals: dict[str, Interval] = {}
@@ -129,6 +91,10 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     backlog: Backlog | None = None
     costs: str = ""
     """Where the times of steps are from."""
+
+    @property
+    def price_per_h(self) -> float:
+        return self.candidate.price_per_h
 
     @property
     def meets(self) -> bool:
@@ -149,18 +115,16 @@ def try_candidate(task: Task, candidate: Candidate, factor: float = 1.0) -> Tria
     All candidates see the same seeds (common random numbers). A workload that is the same for every
     seed runs once, and its percentiles get their intervals from batches of it.
     """
-    price = task.price_per_h(candidate)
     try:
-        pool, costs = task.pool(candidate), task.cost_model(candidate.design)
+        pool = task.pool(candidate)
     except ConfigError as error:
-        return Trial(candidate=candidate, outcome="impossible", price_per_h=price, why=str(error))
-    policy = Policy(router=_router(candidate.design.router))
+        return Trial(candidate=candidate, outcome="impossible", why=str(error))
+    policy = Policy(router=candidate.router)
+    workload = task.build_workload(pool, factor)
     results: list[Result] = []
     queues: list[Backlog] = []
     for seed in range(1 if task.is_fixed else task.max_seeds):
-        results.append(
-            simulate(task.build_workload(factor), pool, policy, costs, seed=seed, skip_unfit=True)
-        )
+        results.append(simulate(workload, pool, policy, seed=seed, skip_unfit=True))
         queues.append(_backlog(results[-1]))
         if _is_saturated(task, queues):
             worst = max(queues, key=lambda queue: queue.growth)
@@ -230,7 +194,6 @@ def _summed_up(
     return Trial(
         candidate=candidate,
         outcome=outcome,
-        price_per_h=task.price_per_h(candidate),
         why=why,
         intervals=judged.intervals,
         failing=judged.failing,
@@ -242,7 +205,3 @@ def _summed_up(
         costs=last.label,
     )
 
-
-def _router(name: str) -> RouterName:
-    known: Any = name
-    return msgspec.convert(known, RouterName)  # type: ignore[no-any-return, call-overload]
