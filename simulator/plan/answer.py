@@ -61,7 +61,7 @@ def answer_of(plan: Plan, slo: Slo, *, workload: str, model: str, confidence: fl
         load_missed=plan.load_missed,
         load_saturated=plan.load_saturated,
         rivals=_rivals(plan),
-        pareto=[str(trial.candidate) for trial in pareto(plan.trials)],
+        pareto=[str(t.candidate) for t in pareto(tuple(t for t in plan.trials if t.factor == 1))],
         command=None if winner is None else serve_command(winner, model),
         trials=[_row(trial) for trial in plan.trials],
     )
@@ -117,7 +117,7 @@ def serve_command(trial: Trial, model: str) -> str:
 
 def shortfall(plan: Plan, slo: Slo) -> str:
     """Why nothing meets the objective: the candidate that comes closest, and by how much not."""
-    judged = [trial for trial in plan.trials if trial.intervals]
+    judged = [trial for trial in plan.trials if trial.intervals and trial.factor == 1]
     if not judged:
         return "no candidate could be simulated"
     closest = min(judged, key=lambda trial: max(trial.excess(slo).values(), default=float("inf")))
@@ -136,6 +136,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "candidate": str(trial.candidate),
         "price_per_h": trial.price_per_h,
         "num_gpus": trial.candidate.num_gpus,
+        "load": trial.factor,
         **{name: row[name] for name in ("outcome", "why", "failing", "num_seeds", "intervals")},
         "goodput_share": trial.goodput_share,
         "output_tokens_per_s": trial.output_tokens_per_s,

@@ -34,7 +34,9 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     def price_per_h(self) -> float:
         """US dollars, by the deployment's price or the datasheet's guess."""
         price = self.deployment.price
-        return self.num_gpus * (gpu_named(self.deployment.gpu).price_per_h if price is None else price)
+        return self.num_gpus * (
+            gpu_named(self.deployment.gpu).price_per_h if price is None else price
+        )
 
     def times(self, num_replicas: int) -> "Candidate":
         """The same with so many replicas."""
@@ -54,7 +56,9 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         default = Candidate(deployment=Deployment(gpu=self.deployment.gpu))
         spread = "" if self.gpus_per_replica == 1 else f" tp={self.deployment.tp}"
         changed = [
-            f" {knob}={self.value(knob)}" for knob in KNOBS if self.value(knob) != default.value(knob)
+            f" {knob}={self.value(knob)}"
+            for knob in KNOBS
+            if self.value(knob) != default.value(knob)
         ]
         gpu = gpu_named(self.deployment.gpu).name
         return f"{self.num_replicas} x {gpu}{spread}{''.join(changed)}"

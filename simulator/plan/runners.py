@@ -51,7 +51,7 @@ class RayRunner:
 
     def __init__(self, task: Task) -> None:
         try:
-            import ray
+            import ray  # type: ignore[import-not-found]
         except ImportError:
             raise ConfigError(
                 "--ray needs Ray, which is not installed; pip install 'pagetwin[ray]', or leave "

@@ -16,6 +16,9 @@ from pagetwin.simulator.cluster.deployment import Deployment
 from pagetwin.simulator.plan.candidates import Candidate, Choices
 from pagetwin.simulator.plan.trial import Trial
 
+RIVAL_PRICE = 1.5
+"""Other kinds of GPU are looked at up to this many times the cheapest price so far, to tell at what
+price they would win."""
 NUM_REFINED = 2
 """Designs whose knobs are tried, the cheapest ones."""
 LOAD_STEPS = 5
@@ -48,8 +51,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Search:
-    """One search; `max_gpus` bounds every candidate. What is not chosen is as in `base`; `prices` are
-    US dollars per GPU-hour by GPU. `tell` hears of each trial."""
+    """One search; `max_gpus` bounds every candidate.
+
+    What is not chosen is as in `base`; `prices` are US dollars per GPU-hour by GPU. `tell` hears of
+    each trial.
+    """
 
     def __init__(
         self,
@@ -80,7 +86,7 @@ class Search:
         best: dict[Candidate, Trial] = {}
         for first in sorted(possible, key=lambda trial: trial.price_per_h):
             cheapest = min((trial.price_per_h for trial in best.values()), default=float("inf"))
-            found = self._fewest(first.candidate, cheapest)
+            found = self._fewest(first.candidate, RIVAL_PRICE * cheapest)
             if found is not None:
                 best[first.candidate] = found
         if not best:
@@ -88,8 +94,9 @@ class Search:
                 rescued = self._rescued(first.candidate)
                 if rescued is not None:
                     best[first.candidate] = rescued
-        for first, trial in sorted(best.items(), key=lambda item: _rank(item[1]))[:NUM_REFINED]:
-            best[first] = self._refined(trial)
+        cheapest_first = sorted(best, key=lambda candidate: _rank(best[candidate]))
+        for candidate in cheapest_first[:NUM_REFINED]:
+            best[candidate] = self._refined(best[candidate])
         ranked = sorted(best.values(), key=_rank)
         winner = ranked[0] if ranked else None
         loads = self._loads(winner.candidate) if winner is not None else (None, None, None)

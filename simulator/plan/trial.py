@@ -79,6 +79,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     candidate: Candidate
     outcome: Outcome
+    factor: float = 1.0
+    """Times the load."""
     why: str = ""
     """Of one that is impossible, saturated or unclear."""
     intervals: dict[str, Interval] = {}
@@ -118,7 +120,7 @@ def try_candidate(task: Task, candidate: Candidate, factor: float = 1.0) -> Tria
     try:
         pool = task.pool(candidate)
     except ConfigError as error:
-        return Trial(candidate=candidate, outcome="impossible", why=str(error))
+        return Trial(candidate=candidate, outcome="impossible", factor=factor, why=str(error))
     policy = Policy(router=candidate.router)
     workload = task.build_workload(pool, factor)
     results: list[Result] = []
@@ -128,15 +130,17 @@ def try_candidate(task: Task, candidate: Candidate, factor: float = 1.0) -> Tria
         queues.append(_backlog(results[-1]))
         if _is_saturated(task, queues):
             worst = max(queues, key=lambda queue: queue.growth)
-            why = f"saturated: up to {worst.growth:.0%} of what arrives piles up"
-            return _summed_up(task, candidate, results, "saturated", why)
+            why = f"up to {worst.growth:.0%} of what arrives piles up"
+            return _summed_up(task, candidate, factor, results, "saturated", why)
         verdict = _judged(task, results)
         if verdict.answer == "yes":
-            return _summed_up(task, candidate, results, "meets", verdict=verdict)
+            return _summed_up(task, candidate, factor, results, "meets", verdict=verdict)
         if verdict.answer == "no":
-            return _summed_up(task, candidate, results, "misses", verdict=verdict)
+            return _summed_up(task, candidate, factor, results, "misses", verdict=verdict)
     why = f"a limit lies within the {task.confidence:.0%} interval"
-    return _summed_up(task, candidate, results, "unclear", why, verdict=_judged(task, results))
+    return _summed_up(
+        task, candidate, factor, results, "unclear", why, verdict=_judged(task, results)
+    )
 
 
 def _judged(task: Task, results: Sequence[Result]) -> Verdict:
@@ -182,6 +186,7 @@ def _is_saturated(task: Task, queues: Sequence[Backlog]) -> bool:
 def _summed_up(
     task: Task,
     candidate: Candidate,
+    factor: float,
     results: Sequence[Result],
     outcome: Outcome,
     why: str = "",
@@ -194,6 +199,7 @@ def _summed_up(
     return Trial(
         candidate=candidate,
         outcome=outcome,
+        factor=factor,
         why=why,
         intervals=judged.intervals,
         failing=judged.failing,
@@ -204,4 +210,3 @@ def _summed_up(
         backlog=_backlog(last),
         costs=last.label,
     )
-

@@ -13,6 +13,7 @@ from pagetwin.commands.adapter_check import adapter_check
 from pagetwin.commands.bench import bench
 from pagetwin.commands.calibrate import calibrate
 from pagetwin.commands.demo import demo
+from pagetwin.commands.plan import plan
 from pagetwin.commands.profile import profile
 from pagetwin.commands.simulate import simulate
 from pagetwin.commands.validate import validate
@@ -29,6 +30,7 @@ app.command()(demo)
 app.command()(calibrate)
 app.command()(validate)
 app.command()(whatif)
+app.command()(plan)
 app.command()(profile)
 app.command()(simulate)
 app.add_typer(bench, name="bench")
