@@ -41,6 +41,7 @@ def render_mutants_page(matrix: KillMatrix) -> str:
         f"Control: the clean engine under the same trials, {control} examples, {alarms} accused.",
         "## Survivors",
         _survivors(matrix.survivors),
+        *_not_measured(matrix.not_measured),
         "## Killed",
         "Level: the lowest at which a property notices. Named: seeds in which the property that "
         "the mutant names fails as well, in the killing example or one of the next ten. "
@@ -79,6 +80,12 @@ def _survivors(survivors: Sequence[MutantKills]) -> str:
         f"{len(one.seeds)} seeds."
         for one in survivors
     )
+
+
+def _not_measured(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return ["Not measured in this run: " + ", ".join(names) + "."]
 
 
 def _table(rows: Sequence[MutantKills]) -> str:

@@ -10,6 +10,7 @@ from pagetwin.conformance.mutants.sampling import SAMPLING
 from pagetwin.conformance.mutants.scheduling import SCHEDULING
 from pagetwin.conformance.mutants.sharing import SHARING
 from pagetwin.conformance.mutants.text import TEXT
+from pagetwin.conformance.mutants.transformers_batching import TRANSFORMERS_BATCHING
 from pagetwin.conformance.mutants.twin import TWIN
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -23,4 +24,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *SAMPLING,
     *TEXT,
     *TWIN,
+    *TRANSFORMERS_BATCHING,
 )

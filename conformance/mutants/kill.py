@@ -72,6 +72,8 @@ class KillMatrix(msgspec.Struct, frozen=True, kw_only=True):
     seeds: int
     budget_s: float
     mutants: tuple[MutantKills, ...]
+    not_measured: tuple[str, ...] = ()
+    """Mutants of the catalogue that this run left out."""
     control: tuple[SeedKill, ...] = ()
     """The clean engine under the same trials: nothing may be killed here."""
 

@@ -291,8 +291,8 @@ TEXT = (
         edits=(
             Edit(
                 f"{OUTPUT}.abort",
-                'FinishedSequence(sequence_id(request_id, index), "abort")',
-                'FinishedSequence(sequence_id(request_id, index), "stop")',
+                '_cut_short(request_id, "abort")',
+                '_cut_short(request_id, "stop")',
             ),
         ),
     ),

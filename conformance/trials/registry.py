@@ -66,6 +66,12 @@ def _text(seed: int, index: int) -> list[Violation]:
     return judge_text(seed, index)
 
 
+def _transformers(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.foreign import judge_transformers
+
+    return judge_transformers(seed, index)
+
+
 # What needs torch is imported when it is first tried.
 TRIALS = (
     Trial(
@@ -113,6 +119,7 @@ TRIALS = (
     ),
     Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
     Trial("attention", ("pagetwin.engine.attention",), _attention),
+    Trial("transformers", ("transformers.generation.continuous_batching",), _transformers),
 )
 
 
