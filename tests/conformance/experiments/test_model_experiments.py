@@ -24,7 +24,7 @@ from pagetwin.engine import logits as engine_logits
 from pagetwin.engine import sampler as engine_sampler
 from pagetwin.engine.attention.torch_backend import TorchBackend
 from pagetwin.engine.logprobs import report_logprobs
-from pagetwin.engine.noise import Draw
+from pagetwin.engine.noise import Draw, draw_for
 
 EvidenceOf = Callable[..., list[Evidence]]
 
@@ -116,8 +116,10 @@ def test_noise_without_the_request_in_its_key_is_shared(
 def test_a_seed_that_is_ignored_is_found(
     engine: Adapter, evidence_of: EvidenceOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = engine_sampler.draw_for
-    monkeypatch.setattr(engine_sampler, "draw_for", lambda seed, **place: right(None, **place))
+    def seedless(seed: int | None, **place: Any) -> Draw:
+        return draw_for(None, **place)
+
+    monkeypatch.setattr(engine_sampler, "draw_for", seedless)
     assert broken(evidence_of(SamplingSemantics(), engine)) == {"samp.seed-semantics"}
 
 
