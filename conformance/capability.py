@@ -43,6 +43,8 @@ class Flag(StrEnum):
     CACHE_SALT = "cache_salt"
     TEMPERATURE = "temperature"
     """Sampling at temperatures above 0; without it an engine is greedy only."""
+    PENALTIES = "penalties"
+    """Penalties, biases and masks of logits, by request."""
     CHOSEN_LOGPROB = "chosen_logprob"
     TOPK_LOGPROB = "topk_logprob"
     PROMPT_LOGPROBS = "prompt_logprobs"

@@ -1,7 +1,7 @@
 """What the adapters of other people's engines share: knobs they lack, and the run written down."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -19,6 +19,7 @@ from pagetwin.conformance.observation import (
 )
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request, sequence_id
+from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.step import Counters, FinishedSequence, FinishReason, StepPlan
 from pagetwin.engine.trace import (
     AbortRecord,
@@ -73,6 +74,20 @@ def _asked(request: Request) -> list[Flag]:
     return [flag for flag, is_asked in asked.items() if is_asked]
 
 
+NEVER_SENT = ("output_kind", "detokenize", "skip_special_tokens")
+"""Fields of SamplingParams about how text is handed out, not about which tokens come."""
+BY_FLAG = ("n", "temperature", "stop", "stop_token_ids", "logprobs", "prompt_logprobs")
+"""Fields that a flag or the session speaks for."""
+
+
+def unsent_fields(params: SamplingParams, sent: Collection[str]) -> list[str]:
+    """Fields that are set and that an adapter which sends only `sent` would drop in silence."""
+    plain = SamplingParams()
+    known = (*NEVER_SENT, *BY_FLAG, "max_tokens", *sent)
+    fields = [name for name in params.__struct_fields__ if name not in known]
+    return [name for name in fields if getattr(params, name) != getattr(plain, name)]
+
+
 class Sampled(msgspec.Struct, frozen=True):
     """One new token of a request, and whether it was the last."""
 
@@ -106,12 +121,18 @@ class ForeignRun:
         self._num_seen: Counter[str] = Counter()
         self._begun: set[str] = set()
 
-    def refuses(self, request: Request, can: Capabilities) -> bool:
-        """Refuses, and writes down, what the engine would take but not keep to."""
+    def refuses(self, request: Request, can: Capabilities, sent: Collection[str]) -> bool:
+        """Refuses, and writes down, what the engine would take but not keep to.
+
+        `sent` names the fields of SamplingParams, beyond those of flags, that reach the engine.
+        """
         params, limit = request.sampling_params, self._limits.max_model_len
         lacking = [flag for flag in _asked(request) if not can.has(flag)]
+        unsent = unsent_fields(params, sent)
         if lacking:
             error = f"{lacking[0]}: {can.of_flag(lacking[0]).reason}"
+        elif unsent:
+            error = f"{', '.join(unsent)}: the adapter does not pass them on"
         elif request.num_prompt_tokens + (params.max_tokens or 1) > limit:
             error = f"prompt and max_tokens together are above max_model_len={limit}"
         elif request.beam_search or request.adapter_id or request.media:

@@ -8,8 +8,10 @@ from typing import Any
 import httpx2
 import msgspec
 
+from pagetwin.conformance.adapters.foreign import unsent_fields
 from pagetwin.conformance.adapters.http_probes import probe
 from pagetwin.conformance.adapters.http_stream import (
+    SENT,
     BadAnswer,
     Rejected,
     body_of,
@@ -159,8 +161,10 @@ class HttpSession:
         self._seen.append(
             Submitted(request_id=request.request_id, prompt_token_ids=request.prompt_token_ids)
         )
-        if request.beam_search or request.adapter_id or request.media:
-            error = "the protocol has no beam searches, adapters or media"
+        unsent = unsent_fields(request.sampling_params, (*SENT, "seed", "ignore_eos"))
+        if unsent or request.beam_search or request.adapter_id or request.media:
+            names = ", ".join(unsent) or "beam searches, adapters or media"
+            error = f"{names}: the adapter does not send them"
             self._seen.append(Refused(request_id=request.request_id, error=error))
         elif cancel_after == 0:
             self._seen.append(Cancelled(request_id=request.request_id))

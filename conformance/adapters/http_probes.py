@@ -17,6 +17,7 @@ CACHED_PROMPT_LENGTH = 600
 NUM_SEEDS = 4
 
 _CLIENT_SIDE = {
+    Flag.PENALTIES: no("the adapter does not send biases and masks"),
     Flag.PROMPT_LOGPROBS: no("the adapter does not ask for them"),
     Flag.SCORE: no("the adapter does not ask for prompt log-probabilities"),
     Flag.RESET_CACHE: no("the protocol has no call for it"),

@@ -15,6 +15,18 @@ TOKEN_ID_PREFIX = "token_id:"
 """How servers that were asked for it write a token's id where its text would stand."""
 
 
+SENT = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "min_tokens",
+)
+"""Sampling parameters that are sent where they are not at their defaults."""
+
+
 class BadAnswer(Exception):
     """The server answered something that is not the protocol."""
 
@@ -34,11 +46,9 @@ def body_of(request: Request, model: str, can: Capabilities) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    same = ("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
-    for name in (*same, "repetition_penalty", "min_tokens"):
-        value = getattr(params, name)
-        if value != type(params).__struct_defaults__[type(params).__struct_fields__.index(name)]:
-            body[name] = value
+    plain = type(params)()
+    changed = {name: getattr(params, name) for name in SENT}
+    body |= {name: value for name, value in changed.items() if value != getattr(plain, name)}
     if can.has(Flag.TOKEN_IDS):
         body["return_token_ids"] = True
     if can.has(Flag.IGNORE_EOS):

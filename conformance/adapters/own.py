@@ -42,6 +42,7 @@ FLAGS = (
     Flag.PRIORITY,
     Flag.CACHE_SALT,
     Flag.TEMPERATURE,
+    Flag.PENALTIES,
     Flag.CHOSEN_LOGPROB,
     Flag.TOPK_LOGPROB,
     Flag.PROMPT_LOGPROBS,

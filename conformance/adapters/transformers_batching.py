@@ -50,6 +50,7 @@ OTHERS: dict[Flag, Support] = {
     Flag.TEXT: no("the adapter works with token ids"),
     Flag.STOP_STRINGS: no("the adapter works with token ids"),
     Flag.TEMPERATURE: _OF_THE_ENGINE,
+    Flag.PENALTIES: _OF_THE_ENGINE,
     Flag.SEED: _OF_THE_ENGINE,
     Flag.SAMPLES: no("the number of samples belongs to the engine, not to a request"),
     Flag.PRIORITY: no("its schedulers know no priorities"),
@@ -63,6 +64,9 @@ OTHERS: dict[Flag, Support] = {
 }
 
 CAPABILITIES = Capabilities.of(FLAGS, OTHERS)
+
+SENT = ("ignore_eos", "seed")
+"""Of the sampling parameters: a greedy request has no use for its seed."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +173,7 @@ class TransformersSession:
         self._trace = BatchTrace(self._processor, self._run)
 
     def submit(self, request: Request, *, cancel_after: int | None = None) -> None:
-        if self._run.refuses(request, CAPABILITIES):
+        if self._run.refuses(request, CAPABILITIES, SENT):
             return
         params = request.sampling_params
         stops = [*params.stop_token_ids, *(() if params.ignore_eos else request.eos_token_ids)]

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 NAME = "vllm"
 BLOCK_SIZE = 32
 """vLLM's attention on a CPU takes multiples of 32 only."""
+HEAD_SIZE_STEP = 32
+"""Likewise of head sizes."""
 DEFAULT_CACHE = CacheConfig(num_blocks=65, block_size=BLOCK_SIZE)
 DEFAULT_SCHEDULER = SchedulerConfig(max_model_len=1024, max_num_seqs=16, max_num_batched_tokens=256)
 
@@ -44,6 +46,7 @@ FLAGS = (
     Flag.STOP_TOKENS,
     Flag.CACHE_SALT,
     Flag.TEMPERATURE,
+    Flag.PENALTIES,
     Flag.CHOSEN_LOGPROB,
     Flag.TOPK_LOGPROB,
     Flag.CACHED_TOKEN_COUNT,
@@ -65,6 +68,20 @@ OTHERS: dict[Flag, Support] = {
     Flag.FORCE_TOKENS: no("trace_decode_token_ids is refused by the CPU build"),
 }
 CAPABILITIES = Capabilities.of(FLAGS, OTHERS)
+SENT = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "min_tokens",
+    "ignore_eos",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+)
+"""Of the sampling parameters; they have the same names there."""
 
 _QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -152,6 +169,9 @@ class VllmAdapter:
         check_knobs(NAME, config, sliding_window=model.get("sliding_window") or 0)
         if cache.block_size % BLOCK_SIZE:
             raise SessionRefused(f"{NAME}: block_size={cache.block_size} is no multiple of 32")
+        head_size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
+        if head_size % HEAD_SIZE_STEP:
+            raise SessionRefused(f"{NAME}: a head size of {head_size} is no multiple of 32")
         if cache.watermark_blocks:
             raise SessionRefused(f"{NAME}: watermark_blocks={cache.watermark_blocks} has no equal")
         info = msgspec.structs.replace(self.describe(), model=path)
@@ -199,7 +219,7 @@ class VllmSession:
         self._trace: SchedulerTrace = SchedulerTrace(scheduler, self._run)
 
     def submit(self, request: Request, *, cancel_after: int | None = None) -> None:
-        if self._run.refuses(request, CAPABILITIES):
+        if self._run.refuses(request, CAPABILITIES, SENT):
             return
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.cache_salt is not None:
@@ -256,10 +276,9 @@ def _sampling_params(request: Request, max_tokens: int) -> Any:
 
     params = request.sampling_params
     stops = [*params.stop_token_ids, *(() if params.ignore_eos else request.eos_token_ids)]
-    shaping = ("temperature", "top_p", "top_k", "min_p", "seed", "min_tokens", "ignore_eos")
-    penalties = ("presence_penalty", "frequency_penalty", "repetition_penalty")
     return SamplingParams(
-        **{name: getattr(params, name) for name in shaping + penalties},
+        **{name: getattr(params, name) for name in SENT},
+        temperature=params.temperature,
         max_tokens=max_tokens,
         stop_token_ids=stops,
         logprobs=params.logprobs or 0,

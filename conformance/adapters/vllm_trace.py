@@ -52,7 +52,7 @@ class SchedulerTrace:
         self.step += 1
         cached = output.scheduled_cached_reqs
         computed = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-        new = [one.req_id for one in output.scheduled_new_reqs]
+        new = {one.req_id for one in output.scheduled_new_reqs}
         computed |= {one.req_id: one.num_computed_tokens for one in output.scheduled_new_reqs}
         # The last to be admitted is preempted first.
         preempted = [r for r in reversed(running_before) if r in (output.preempted_req_ids or ())]
@@ -60,8 +60,10 @@ class SchedulerTrace:
             self._scheduled(one, computed[one], num_tokens)
             for one, num_tokens in output.num_scheduled_tokens.items()
         ]
-        appearing = [r for r in output.num_scheduled_tokens if r in new]
-        appearing += [r for r in output.num_scheduled_tokens if r in cached.resumed_req_ids]
+        # vLLM keeps the new and the returning apart; the order of admission is that of the tokens.
+        appearing = [
+            r for r in output.num_scheduled_tokens if r in new or r in cached.resumed_req_ids
+        ]
         copies = getattr(output, "kv_cache_block_copies", None) or ()
         plan = StepPlan(
             step=self.step,

@@ -50,6 +50,7 @@ OTHERS: dict[Flag, Support] = {
     Flag.TEXT: no("tokens are numbers without a text"),
     Flag.STOP_STRINGS: no("tokens are numbers without a text"),
     Flag.TEMPERATURE: _NO_MODEL,
+    Flag.PENALTIES: _NO_MODEL,
     Flag.CHOSEN_LOGPROB: _NO_MODEL,
     Flag.TOPK_LOGPROB: _NO_MODEL,
     Flag.PROMPT_LOGPROBS: _NO_MODEL,

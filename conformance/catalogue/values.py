@@ -132,7 +132,7 @@ SAMPLING = (
         "samp.penalties",
         "Greedy tokens under masks, bias and penalties are those of the documented formulas.",
         "tokens that a processor changed",
-        needs=(*_TOKENS, Flag.CHECKPOINT),
+        needs=(*_TOKENS, Flag.CHECKPOINT, Flag.PENALTIES),
     ),
     _row(
         "samp.logprobs",

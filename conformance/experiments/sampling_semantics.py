@@ -68,7 +68,8 @@ class SamplingSemantics:
                     yield _judge_seeds(asker)
                 if can.has(Flag.TEMPERATURE):
                     yield _judge_greedy_limit(asker)
-                yield _judge_penalties(asker)
+                if can.has(Flag.PENALTIES):
+                    yield _judge_penalties(asker)
                 if can.has(Flag.TOPK_LOGPROB):
                     yield _judge_logprobs(asker)
             rounds += 1

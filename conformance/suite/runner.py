@@ -6,7 +6,12 @@ from typing import Protocol
 
 import msgspec
 
-from pagetwin.conformance.adapters.protocol import Adapter, AdapterError, AdapterLied
+from pagetwin.conformance.adapters.protocol import (
+    Adapter,
+    AdapterError,
+    AdapterLied,
+    SessionRefused,
+)
 from pagetwin.conformance.capability import Capabilities
 from pagetwin.conformance.environment import versions
 from pagetwin.conformance.properties import CATALOGUE
@@ -164,6 +169,11 @@ class SuiteRun:
                 if piece.property_id in self.tallies:
                     self.tallies[piece.property_id].add(experiment.id, piece)
                     self._listener.evidence(experiment, piece)
+        except SessionRefused as error:
+            # Nothing is wrong with the engine; it only has no session of the kind.
+            for tally in tallies:
+                piece = Evidence(property_id=tally.row.id, examples=0, undecided=str(error))
+                tally.add(experiment.id, piece)
         except AdapterError:
             raise
         except Exception as error:
