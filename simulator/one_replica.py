@@ -9,8 +9,9 @@ from pagetwin.engine.request import Request
 from pagetwin.engine.step import Executor
 from pagetwin.engine.trace import HeaderRecord, HistoryWriter
 from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.fast_forward.countable import can_count
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
-from pagetwin.simulator.fast_forward.run import CountedRun, can_count
+from pagetwin.simulator.fast_forward.run import CountedRun
 from pagetwin.simulator.occasions import feed, occasions
 from pagetwin.simulator.process import ReplicaProcess
 from pagetwin.simulator.replica import Replica

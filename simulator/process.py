@@ -31,7 +31,7 @@ from pagetwin.engine.trace import (
 from pagetwin.simulator.clock import to_seconds
 from pagetwin.simulator.cost_model import CostModel, composition
 from pagetwin.simulator.replica_interface import ReplicaLoad
-from pagetwin.simulator.timings import Finished, FirstToken, Timekeeper
+from pagetwin.simulator.timings import Finished, FirstToken, SimulationResult, Timekeeper
 
 Events = Generator[simpy.Event, None, None]
 
@@ -113,6 +113,10 @@ class ReplicaProcess:
             num_free_blocks=counters.num_free_blocks,
             num_usable_blocks=self._num_usable_blocks,
         )
+
+    def result(self) -> SimulationResult:
+        """What it has done so far."""
+        return self.times.result(self.scheduler.counters())
 
     def stop(self) -> tuple[Request, ...]:
         """The replica fails; see `SimulatedReplica.stop`."""

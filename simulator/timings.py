@@ -252,6 +252,18 @@ class Timekeeper:
         else:
             self._over.append((number, timings))
 
+    def note_first_token(self, request_id: str, now: int) -> None:
+        """For `tell`: a first token whose time somebody else keeps."""
+        if self._on_first_token is not None:
+            self._first_tokens.append((request_id, now))
+
+    def note_end(self, number: int, timings: RequestTimings) -> None:
+        """Takes timings like `keep`, and leaves `on_finish` to `tell`."""
+        if self._on_finish is not None:
+            self._ended.append(timings)
+        else:
+            self._over.append((number, timings))
+
     def resume(
         self, live: Iterable[Watch], *, num_submitted: int, num_steps: int, busy: int, end: int
     ) -> None:

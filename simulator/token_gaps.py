@@ -56,7 +56,7 @@ class TokenGaps:
         growth = 0
         if num_steps > 1:
             growth = (duration - num_steps * first) * 2 // (num_steps * (num_steps - 1))
-        self._count_line(first, growth, num_steps, num_rows)
+        self.line(first, growth, num_steps, num_rows)
 
     def forget(self, seq_id: str) -> None:
         """The sequence has ended."""
@@ -68,7 +68,7 @@ class TokenGaps:
         bucket = self._known[1]
         self.counts[bucket] = self.counts.get(bucket, 0) + times
 
-    def _count_line(self, first: int, growth: int, num_steps: int, num_rows: int) -> None:
+    def line(self, first: int, growth: int, num_steps: int, num_rows: int) -> None:
         """Counts gaps of first, first + growth, ..., `num_rows` times each."""
         step = 0
         while step < num_steps:

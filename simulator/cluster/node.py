@@ -147,7 +147,7 @@ class Node:
         replica, self._replica = self._replica, None
         assert replica is not None
         left = replica.stop()
-        result = replica.times.result(replica.scheduler.counters())
+        result = replica.result()
         if not left and result.outstanding_ticks != result.sojourn_ticks:
             raise AssertionError(
                 f"Little's law on node {self.number}: {result.outstanding_ticks} request ticks by "

@@ -17,10 +17,13 @@ from pagetwin.simulator.cluster.gateway import Gateway
 from pagetwin.simulator.cluster.node import Node
 from pagetwin.simulator.cluster.timeline import Timeline
 from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.fast_forward.countable import can_count
+from pagetwin.simulator.fast_forward.counted_process import CountedProcess
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.process import ReplicaProcess
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.results.result import NodeResult, Result, request_columns
+from pagetwin.simulator.timings import RequestTimings
 from pagetwin.simulator.token_gaps import TokenGaps, merged
 from pagetwin.simulator.token_source import ScriptedTokens
 from pagetwin.simulator.workloads.workload import Stream
@@ -111,16 +114,35 @@ class ClusterRun:
     def _replica(self, node: Node) -> ReplicaProcess:
         pool, gateway = node.pool, self._gateway
         costs = self._costs[pool.name]
-        kind = FastForwardProcess if self._fast_forward else ReplicaProcess
-        process = kind(
-            self._env,
-            Replica(pool.cache, pool.scheduler),
-            CarriedPrompts(costs) if pool.role == "decode" else costs,
-            ScriptedTokens(max_model_len=pool.scheduler.max_model_len),
-            self._history(node),
-            on_first_token=gateway.first_token,
-            on_finish=lambda timings: gateway.finished(node, timings),
-        )
+        costs = CarriedPrompts(costs) if pool.role == "decode" else costs
+        tokens = ScriptedTokens(max_model_len=pool.scheduler.max_model_len)
+        history = self._history(node)
+
+        def on_finish(timings: RequestTimings) -> None:
+            gateway.finished(node, timings)
+
+        process: ReplicaProcess
+        if self._fast_forward and history is None and can_count(pool.cache, pool.scheduler):
+            process = CountedProcess(
+                self._env,
+                pool.cache,
+                pool.scheduler,
+                costs,
+                tokens,
+                on_first_token=gateway.first_token,
+                on_finish=on_finish,
+            )
+        else:
+            kind = FastForwardProcess if self._fast_forward else ReplicaProcess
+            process = kind(
+                self._env,
+                Replica(pool.cache, pool.scheduler),
+                costs,
+                tokens,
+                history,
+                on_first_token=gateway.first_token,
+                on_finish=on_finish,
+            )
         process.times.gaps = TokenGaps()
         self._gaps.append(process.times.gaps)
         return process

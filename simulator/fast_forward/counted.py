@@ -21,7 +21,9 @@ from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cost_model import CostModel, StepComposition
 from pagetwin.simulator.fast_forward.counted_pool import CountedPool, Opening, opening
 from pagetwin.simulator.fast_forward.ending import Ending
+from pagetwin.simulator.replica_interface import ReplicaLoad
 from pagetwin.simulator.timings import Census, RequestTimings
+from pagetwin.simulator.token_gaps import TokenGaps
 
 Deliver = Callable[[int, RequestTimings], None]
 """Takes the number of a request, in the order of submission, and its timings."""
@@ -108,6 +110,7 @@ class CountedReplica:
         scheduler: SchedulerConfig,
         cost_model: CostModel,
         deliver: Deliver,
+        on_first_token: Callable[[str, int], None] | None = None,
     ) -> None:
         self.cache = cache
         self.scheduler = scheduler
@@ -139,6 +142,9 @@ class CountedReplica:
         self._cost_model = cost_model
         self._lines: dict[int, tuple[int, int]] = {}
         self._deliver = deliver
+        self._on_first_token = on_first_token
+        self.gaps: TokenGaps | None = None
+        """To be set by whoever wants the gaps between tokens counted."""
         self._may_admit = False
         """Whether the first that waits may find room; what it lacks comes with an end only."""
         self._num_joined = 0
@@ -213,6 +219,63 @@ class CountedReplica:
                 return True
         return True
 
+    @property
+    def is_about_to_prefill(self) -> bool:
+        """Whether the next step does more than decode, unless nobody fits."""
+        return self.prefilling is not None or (self._may_admit and len(self.waiting) > 0)
+
+    def next_change(self) -> int | None:
+        """The tick, after `now`, at which a step ends that must not be passed by: it gives a
+        first token, ends a sequence, lets somebody in, or is the last before blocks are short.
+
+        `now` where they are short at once; None where nobody is there.
+        """
+        if self.prefilling is not None or (self._may_admit and self.waiting):
+            step = self._plan_mixed()
+            if step is None:
+                return self.now
+            if step.num_chunk_tokens > 0 or step.admitted or not self.decoding:
+                self._may_admit = True
+                return self.now + self._cost_model.ticks(self._composition(step))
+        if not self.decoding:
+            return None
+        num_steps, _ = self._decode_steps(None, None)
+        num_steps = self._steps_without_shortage(num_steps)
+        base, slope = self._lines[len(self.decoding)]
+        grown = len(self.decoding) * (num_steps * (num_steps - 1) // 2)
+        context = num_steps * self.num_context_tokens + grown
+        return self.now + num_steps * base + slope * context
+
+    def load(self, now: int) -> ReplicaLoad:
+        """How busy it is at tick `now`, up to which it has advanced: the step under way is
+        planned, not closed."""
+        num_waiting = len(self.waiting) + len(self.late)
+        num_running = len(self.running)
+        queued = [*self.waiting, *self.late]
+        num_free = self.pool.num_free
+        if self.now < now and num_running + len(self.waiting) > 0:
+            step = None
+            if self.prefilling is not None or (self._may_admit and self.waiting):
+                may_admit = self._may_admit
+                step = self._plan_mixed()
+                self._may_admit = may_admit
+            num_free -= len(self.takers[self.num_steps % self.block_size])
+            if step is not None:
+                num_free -= step.num_chunk_blocks
+                for admission in step.admitted:
+                    num_free -= admission.num_blocks
+                    queued.remove(admission.seq)
+                num_waiting -= len(step.admitted)
+                num_running += len(step.admitted)
+        return ReplicaLoad(
+            num_outstanding=len(self.live),
+            num_waiting=num_waiting,
+            num_running=num_running,
+            num_queued_tokens=sum(seq.num_prompt_tokens for seq in queued),
+            num_free_blocks=num_free,
+            num_usable_blocks=self.cache.num_blocks - 1,
+        )
+
     def _queue(self, seq: CountedSequence) -> None:
         self.census.enter(seq.submitted)
         waiting = self.waiting
@@ -281,6 +344,10 @@ class CountedReplica:
                 grown = count * (num_steps * (num_steps - 1) // 2)
                 duration = num_steps * (base + slope * self.num_context_tokens) + slope * grown
         if num_steps > 0:
+            if self.gaps is not None:
+                base, slope = self._lines[count]
+                first = base + slope * self.num_context_tokens
+                self.gaps.line(first, slope * count, num_steps, count)
             self._take(num_steps)
             self.now += duration
             self.busy_ticks += duration
@@ -383,6 +450,8 @@ class CountedReplica:
             return False
         start = self.now
         count = len(self.decoding)
+        if self.gaps is not None and count > 0:
+            self.gaps.line(duration, 0, 1, count)
         self._take(1)
         chunk = self.prefilling
         joined: list[CountedSequence] = []
@@ -444,6 +513,8 @@ class CountedReplica:
     def _join(self, seq: CountedSequence) -> None:
         """Its prompt is computed: it has its first token, and decodes unless that was the last."""
         seq.first_token = self.now
+        if self._on_first_token is not None:
+            self._on_first_token(seq.request.request_id, self.now)
         if seq.num_output_tokens == 1:
             self._finish(seq)
             return

@@ -9,7 +9,8 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.simulator.cost_model import REFERENCE_COSTS
-from pagetwin.simulator.fast_forward.run import CountedRun, can_count
+from pagetwin.simulator.fast_forward.countable import can_count
+from pagetwin.simulator.fast_forward.run import CountedRun
 from pagetwin.simulator.occasions import occasions
 from pagetwin.simulator.one_replica import simulate_replica
 from pagetwin.simulator.timings import RequestTimings, SimulationResult
