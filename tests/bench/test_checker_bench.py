@@ -1,10 +1,21 @@
-"""Cost of judging: the checkers and the twin's replay over one long history."""
+"""Cost of judging: checkers, replay, whole scenarios, exploration, shrinking, faults."""
+
+import itertools
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pagetwin.conformance.checkers.all import check_all
+from pagetwin.conformance.exploration.explorer import explore
+from pagetwin.conformance.exploration.scopes import scopes
+from pagetwin.conformance.faults.campaign import run_campaign
+from pagetwin.conformance.faults.lab import settings
 from pagetwin.conformance.lockstep import replay_history
+from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.shrink import shrink
+from pagetwin.conformance.strategies import scenarios
+from pagetwin.conformance.suite.stream import stream
+from pagetwin.conformance.twins import judge_scenario
 from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
 from pagetwin.engine.core import EngineCore
 from pagetwin.engine.fingerprint import FingerprintExecutor
@@ -46,3 +57,49 @@ def test_replaying_a_history_on_the_twin(
     report = benchmark(lambda: replay_history(records, Replica(CACHE, SCHEDULER)))
     assert report.equal, report.explain()
     assert report.decisions_compared > 4000
+
+
+@pytest.fixture(scope="module")
+def some_scenarios() -> list[Scenario]:
+    """The first fifty of the random stream that verification draws from."""
+    return list(itertools.islice(stream(scenarios(), 0), 50))
+
+
+def test_judging_fifty_random_scenarios(
+    benchmark: BenchmarkFixture, some_scenarios: list[Scenario]
+) -> None:
+    """Engine, twin, replay and all checkers; 1,000 a minute is 3 s a round."""
+    verdicts = benchmark(lambda: [judge_scenario(one) for one in some_scenarios])
+    assert all(verdict.holds for verdict in verdicts)
+
+
+def test_drawing_fifty_random_scenarios(benchmark: BenchmarkFixture) -> None:
+    drawn = benchmark(lambda: list(itertools.islice(stream(scenarios(), 0), 50)))
+    assert len(drawn) == 50
+
+
+def test_exploring_a_quick_scope(benchmark: BenchmarkFixture) -> None:
+    """A few hundred states; the rate is transitions over the time."""
+    scope = next(one for one in scopes("quick") if one.name == "quick-window")
+    result = benchmark(lambda: explore(scope))
+    assert result.complete
+    benchmark.extra_info["transitions"] = result.num_transitions
+
+
+def test_shrinking_a_scenario_to_its_longest_prompt(
+    benchmark: BenchmarkFixture, some_scenarios: list[Scenario]
+) -> None:
+    """The shrinker's own cost: the predicate takes no time."""
+
+    def fails(one: Scenario) -> bool:
+        return any(r.num_prompt_tokens >= 4 for r in one.requests_by_id().values())
+
+    largest = max(filter(fails, some_scenarios), key=lambda one: len(one.requests))
+    shrunk = benchmark(lambda: shrink(largest, fails))
+    assert shrunk.is_minimal
+
+
+def test_one_kind_of_fault_at_every_place(benchmark: BenchmarkFixture) -> None:
+    report = benchmark(lambda: run_campaign(settings()[0], "execution fails"))
+    assert not report.broken
+    benchmark.extra_info["runs"] = report.runs

@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 
+from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.scenario import save_scenario
 from pagetwin.conformance.suite.result import SuiteResult
 from pagetwin.conformance.suite.tally import Tally
+from pagetwin.conformance.witness import tell
 from pagetwin.engine.trace import HistoryWriter
+from pagetwin.reports.scenario_figure import scenario_figure
 from pagetwin.reports.verification_files import junit_xml, summary_markdown
 
 SCHEMA = "pagetwin.run/1"
@@ -55,8 +58,8 @@ class RunFolder:
                 file.write(msgspec.json.encode(line) + b"\n")
 
     def save_reproductions(self, tallies: Mapping[str, Tally]) -> dict[str, str]:
-        """Writes the scenario and the history of each property's first violation; returns the
-        scenario's path by property id."""
+        """Writes the scenario of each property's first violation, its history, and that history
+        in words and as a picture; returns the scenario's path by property id."""
         files: dict[str, str] = {}
         if self._folder is None:
             return files
@@ -69,6 +72,10 @@ class RunFolder:
             with HistoryWriter(place / "history.jsonl") as history:
                 for record in tally.records:
                     history.write(record)
+            if tally.records:
+                found = [o for o in check_all(tally.records) if o.property_id == property_id]
+                (place / "witness.txt").write_text(tell(tally.records, found))
+                (place / "timeline.svg").write_text(scenario_figure(tally.records, found))
             files[property_id] = str(place / "scenario.json")
         return files
 

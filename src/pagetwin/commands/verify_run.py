@@ -18,8 +18,12 @@ from pagetwin.conformance.suite.experiment import Experiment
 from pagetwin.conformance.suite.profiles import Profile
 from pagetwin.conformance.suite.result import SuiteResult
 from pagetwin.conformance.suite.runner import RunOptions, SuiteRun
+from pagetwin.conformance.suite.shrinking import shrink_findings
 from pagetwin.conformance.suite.waivers import Waiver, waive
 from pagetwin.reports.verification_tables import property_table, verdict
+
+SHRINKING_S = 20.0
+"""What a run may take at least, beyond its budget, to make what it found small."""
 
 
 def run_verification(
@@ -43,6 +47,8 @@ def run_verification(
         run = SuiteRun(adapter, options, listener=_Reporter(bars, folder))
         folder.begin(run.result())
         raw = run.run()
+        if out is not None and raw.complete:
+            shrink_findings(run.tallies, adapter, seconds=max(SHRINKING_S, budget_s / 4))
     files = folder.save_reproductions(run.tallies)
     result = _finished(raw, run.result(files), dict(waivers))
     folder.finish(result)
