@@ -60,13 +60,14 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 raise ConfigError(f"{knob}={getattr(self, knob)} is below 1; count them")
         gpu = gpu_named(self.gpu)
         context = config.get("max_position_embeddings") or DEFAULT_CONTEXT
-        max_model_len = self.max_model_len or int(context)
+        max_model_len = int(context) if self.max_model_len is None else self.max_model_len
+        num_blocks = self._num_blocks(config) if self.num_blocks is None else self.num_blocks
         return Pool(
             name=name,
             role=self.role,
             num_replicas=self.replicas,
             cache=CacheConfig(
-                num_blocks=self.num_blocks or self._num_blocks(config),
+                num_blocks=num_blocks,
                 block_size=self.block_size,
                 num_host_blocks=self.num_host_blocks,
                 enable_prefix_caching=self.prefix_caching,
@@ -96,7 +97,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ours = {
             "model": str(shape_of(config)),
             "GPU": gpu_named(self.gpu).name,
-            "dtype": self.dtype or dtype_of(config),
+            "dtype": self._dtype(config),
             "GPUs of a replica": str(self.tp * self.pp),
             "engine version": engine,
             "async_scheduling": str(self.async_scheduling).lower(),
@@ -123,15 +124,23 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def kv_bytes_per_token(self, config: Mapping[str, Any]) -> int:
         """Of a whole replica."""
-        dtype = self.kv_dtype or self.dtype or dtype_of(config)
+        dtype = self._kv_dtype or self._dtype(config)
         return shape_of(config).kv_bytes_per_token(dtype)
+
+    @property
+    def _kv_dtype(self) -> str | None:
+        """None: as the model's."""
+        return None if self.kv_dtype == "auto" else self.kv_dtype
+
+    def _dtype(self, config: Mapping[str, Any]) -> str:
+        return dtype_of(config) if self.dtype in (None, "auto") else str(self.dtype)
 
     def _num_blocks(self, config: Mapping[str, Any]) -> int:
         return num_blocks_in(
             gpu_named(self.gpu),
             shape_of(config),
-            dtype=self.dtype or dtype_of(config),
-            kv_dtype=self.kv_dtype,
+            dtype=self._dtype(config),
+            kv_dtype=self._kv_dtype,
             block_size=self.block_size,
             gpu_memory_utilization=self.gpu_memory_utilization,
             tensor_parallel=self.tp,
@@ -142,8 +151,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return Roofline(
             shape=shape_of(config),
             gpu=gpu_named(self.gpu),
-            dtype=self.dtype or dtype_of(config),
-            kv_dtype=self.kv_dtype,
+            dtype=self._dtype(config),
+            kv_dtype=self._kv_dtype,
             tensor_parallel=self.tp,
             pipeline_parallel=self.pp,
         )

@@ -59,7 +59,8 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
             elif asked is not None or meaning not in OPTIONAL:
                 raise TraceError(
                     f"{where}: the trace lacks {' or '.join(candidates)}, its {meaning} column; "
-                    f"it has {', '.join(present) or 'none'}; name it by {meaning}=COLUMN"
+                    f"it has {', '.join(present) or 'none'}; name it, as in "
+                    f"--workload trace:file=FILE,{meaning}=COLUMN"
                 )
         return found
 

@@ -37,6 +37,19 @@ def test_more_gpus_hold_more_blocks_and_step_faster() -> None:
     assert "uncalibrated" in getattr(one.cost_model, "label", "")
 
 
+def test_auto_is_what_the_model_says_and_zero_is_not_left_away() -> None:
+    config = KNOWN["Qwen3-8B"]
+    auto = Deployment(dtype="auto", kv_dtype="auto").pool("p", config)
+    assert auto == Deployment().pool("p", config)
+    half = Deployment(kv_dtype="float8").pool("p", config)
+    assert half.cache.num_blocks == pytest.approx(2 * auto.cache.num_blocks, abs=1)
+    for wrong in (Deployment(num_blocks=0), Deployment(max_model_len=0)):
+        with pytest.raises(ConfigError, match="=0 is below"):
+            wrong.pool("p", config)
+    with pytest.raises(ModelError, match="dtype 'int3' is unknown"):
+        Deployment(dtype="int3").pool("p", config)
+
+
 def test_a_pool_changes_what_it_names() -> None:
     base = Deployment(gpu="h100", max_num_seqs=64)
     changed = deployment_of("gpu=h200,replicas=2,prefix_caching=false,role=decode", base)

@@ -63,7 +63,12 @@ def test_columns_are_found_by_the_names_that_tools_use_or_as_told(tmp_path: Path
     [
         ("t.csv", "", "", "no entries"),
         ("t.csv", "TIMESTAMP,ContextTokens\na,1\n", ":1", "lacks GeneratedTokens"),
-        ("t.csv", "when,prompt_tokens,output_tokens\n1,1,1\n", ":1", "name it by arrival=COLUMN"),
+        (
+            "t.csv",
+            "when,prompt_tokens,output_tokens\n1,1,1\n",
+            ":1",
+            "trace:file=FILE,arrival=COLUMN",
+        ),
         ("t.csv", HEADER, "", "no entries"),
         ("t.csv", HEADER + ROW + "2023-11-16 18:15:50.99", ":3", "damaged or cut"),
         ("t.csv", HEADER + "\n" + ROW, ":2", "0 fields"),
