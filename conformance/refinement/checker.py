@@ -78,8 +78,12 @@ class Refinement:
                 self._fail("a sequence is scheduled that does not live", sequence=one.seq_id)
                 continue
             self._range(follower, one, cached.get(one.seq_id))
-            self._table(engine, follower, one, cached.get(one.seq_id, 0))
-        self._writes(engine, record)
+            if not self._specification.shares_within_step:
+                self._table(engine, follower, one, cached.get(one.seq_id, 0))
+        self._writes(engine, record, cached)
+        for one in plan.scheduled if self._specification.shares_within_step else ():
+            if one.seq_id in engine.live:
+                self._table(engine, engine.live[one.seq_id], one, cached.get(one.seq_id, 0))
         self.goals["shared blocks"] += self._num_shared(engine)
 
     def _preemptions(self, engine: AbstractEngine, record: PlanRecord) -> None:
@@ -161,15 +165,20 @@ class Refinement:
                 )
                 return
 
-    def _writes(self, engine: AbstractEngine, record: PlanRecord) -> None:
+    def _writes(self, engine: AbstractEngine, record: PlanRecord, cached: dict[str, int]) -> None:
         for one in record.plan.scheduled:
             follower, table = engine.live.get(one.seq_id), engine.tables.get(one.seq_id, ())
             end = one.num_computed_tokens + one.num_scheduled_tokens
             if follower is None or len(table) * engine.block_size < end or end > follower.num_known:
                 continue
             first = one.num_computed_tokens // engine.block_size
-            for block in table[first : engine.blocks_of(end)]:
+            for index in range(first, engine.blocks_of(end)):
+                block = table[index]
                 others = [seq_id for seq_id in engine.holders(block) if seq_id != one.seq_id]
+                if self._specification.shares_within_step:
+                    # They hit it in this very step.
+                    needed = (index + 1) * engine.block_size
+                    others = [seq_id for seq_id in others if cached.get(seq_id, 0) < needed]
                 if others:
                     self._fail(
                         "a block is written that others hold",

@@ -13,11 +13,16 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     A preempted one stands before all that never ran, the last to be preempted first."""
     preempts_last: bool
     """The victims are the last that were admitted."""
+    shares_within_step: bool = False
+    """A block can be hit in the step that fills it: each layer writes the whole step's keys and
+    values before any query reads."""
     max_lookahead_blocks: int = 0
     """Blocks that a table may have beyond those of its tokens."""
 
 
-VLLM_V1_FCFS = Specification(id="vllm-v1-fcfs", admits_in_order=True, preempts_last=True)
+VLLM_V1_FCFS = Specification(
+    id="vllm-v1-fcfs", admits_in_order=True, preempts_last=True, shares_within_step=True
+)
 HF_FIFO = Specification(id="hf-fifo", admits_in_order=False, preempts_last=False)
 """transformers skips what does not fit and goes on with the next; victims are the newest of those
 that could not get a block, not of all."""
