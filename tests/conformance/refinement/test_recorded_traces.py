@@ -1,0 +1,62 @@
+"""Traces of other engines, recorded once, are allowed; corrupted, they are not."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pagetwin.conformance.refinement.checker import refine
+from pagetwin.conformance.refinement.specification import HF_FIFO, VLLM_V1_FCFS, specification_of
+from pagetwin.engine.trace import HeaderRecord, PlanRecord, Record, read_history
+
+TRACES = Path(__file__).parent / "traces"
+SPECIFICATIONS = {
+    "vllm-0.32.0-cpu": VLLM_V1_FCFS,
+    "transformers-5.24.0": HF_FIFO,
+}
+
+Recorded = Callable[[str], list[Record]]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Recorded:
+    def read(name: str) -> list[Record]:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(gzip.decompress((TRACES / f"{name}.jsonl.gz").read_bytes()))
+        return list(read_history(path))
+
+    return read
+
+
+@pytest.mark.parametrize("name", list(SPECIFICATIONS))
+def test_a_recorded_trace_is_allowed_by_its_engines_policy(name: str, recorded: Recorded) -> None:
+    records = recorded(name)
+    header = records[0]
+    assert isinstance(header, HeaderRecord)
+    assert specification_of(header.engine) == SPECIFICATIONS[name]
+    seen = refine(records, SPECIFICATIONS[name])
+    assert seen.violations == []
+    assert min(seen.goals[one] for one in ("preemptions", "returns", "hits", "shared blocks")) > 0
+
+
+@pytest.mark.parametrize("name", list(SPECIFICATIONS))
+def test_every_table_entry_that_is_read_matters(name: str, recorded: Recorded) -> None:
+    """A block of one running sequence in the place of another's, in each plan where two run."""
+    records = recorded(name)
+    caught = tried = 0
+    for index, record in enumerate(records):
+        if not isinstance(record, PlanRecord) or tried == 20:
+            continue
+        readers = [one.seq_id for one in record.plan.scheduled if one.num_computed_tokens]
+        tables = record.block_tables
+        if len(readers) < 2 or tables[readers[0]][0] == tables[readers[1]][0]:
+            continue
+        tried += 1
+        first, second = readers[:2]
+        wrong = tables | {second: (tables[first][0], *tables[second][1:])}
+        changed = list(records)
+        changed[index] = msgspec.structs.replace(record, block_tables=wrong)
+        caught += bool(refine(changed, SPECIFICATIONS[name]).violations)
+    assert tried == caught == 20
