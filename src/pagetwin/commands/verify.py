@@ -44,7 +44,7 @@ def verify_engine(
     ] = "default",
     budget: Annotated[
         float, typer.Option(metavar="SECONDS", help="Shared out over the experiments.")
-    ] = 120.0,
+    ] = 300.0,
     seed: Annotated[int, typer.Option(metavar="N", help="Draws the examples.")] = 0,
     out: Out = None,
     waivers: Annotated[

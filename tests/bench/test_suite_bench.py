@@ -1,0 +1,37 @@
+"""Cost of a random scenario: drawn, played on the engine without a model, judged, and counted."""
+
+from itertools import islice
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from pagetwin.conformance.adapters.spec import make_adapter
+from pagetwin.conformance.experiments.scenarios import RandomScenarios, play_and_judge
+from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.strategies import scenarios
+from pagetwin.conformance.suite.experiment import Budget
+from pagetwin.conformance.suite.stream import BATCH, stream
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Scenario]:
+    return list(islice(stream(scenarios(), 0), BATCH))
+
+
+def test_a_hundred_scenarios_are_drawn(benchmark: BenchmarkFixture) -> None:
+    assert len(benchmark(lambda: list(islice(stream(scenarios(), 0), BATCH)))) == BATCH
+
+
+def test_a_hundred_scenarios_are_played_and_judged(
+    benchmark: BenchmarkFixture, drawn: list[Scenario]
+) -> None:
+    adapter = make_adapter("fingerprint:")
+    played = benchmark(lambda: [play_and_judge(scenario, adapter) for scenario in drawn])
+    assert not any(one.violations for one in played)
+
+
+def test_a_hundred_scenarios_of_the_experiment(benchmark: BenchmarkFixture) -> None:
+    adapter = make_adapter("fingerprint:")
+    budget = Budget(3600, max_examples=BATCH)
+    pieces = benchmark(lambda: list(RandomScenarios().run(adapter, budget, 0)))
+    assert not any(piece.violation for piece in pieces)
