@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pagetwin.reports.svg import element, group, number, title
 
 WIDTH, HEIGHT = 560.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 16.0, 14.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 26.0, 14.0, 42.0
 
 
 class Line(NamedTuple):

@@ -139,3 +139,20 @@ def test_what_does_not_fit_is_cut_or_left_out_on_request(
     assert run("--trace", str(trace), *MODEL, "--skip-unfit", "--json") == 0
     run_ = json.loads(capsys.readouterr().out)["runs"][0]
     assert (run_["num_finished"], run_["num_refused"]) == (1, 1)
+
+
+def test_the_page_draws_the_run_and_other_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--loads", "2,0.5,2", "--slo", "ttft_p95<500ms", "--out", str(out)]
+    assert run("--workload", LOAD, *MODEL, *options, "--json") == 0
+    curve = json.loads(capsys.readouterr().out)["curve"]
+    assert [point["factor"] for point in curve] == [0.5, 2.0]
+    slow, fast = (point["run"]["duration_s"] for point in curve)
+    assert fast < slow
+    page = (out / "simulation.html").read_text()
+    assert page.count("<svg") == 5
+    assert "<script" not in page
+    assert run("--workload", LOAD, *MODEL, "--loads", "1,zero") == 2
+    assert "'zero' is no number above 0" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.costs.datasheets import gpu_named
 from pagetwin.simulator.costs.profile import Profile
 from pagetwin.simulator.plan.candidates import Candidate
-from pagetwin.simulator.plan.load import Faster
 from pagetwin.simulator.results.bill import bill
 from pagetwin.simulator.results.result import Result
 from pagetwin.simulator.results.slo import Slo, SloTerm
@@ -21,6 +20,7 @@ from pagetwin.simulator.simulate import simulate
 from pagetwin.simulator.statistics.deciding import MIN_SEEDS, Verdict, judge, judge_intervals
 from pagetwin.simulator.statistics.intervals import Interval, batch_interval
 from pagetwin.simulator.statistics.saturation import Backlog, backlog, saturates
+from pagetwin.simulator.workloads.faster import Faster
 from pagetwin.simulator.workloads.spec import parse_workload
 from pagetwin.simulator.workloads.trimmed import Trimmed
 from pagetwin.simulator.workloads.workload import Workload

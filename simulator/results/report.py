@@ -19,6 +19,14 @@ FIGURES = ("mean", "p50", "p90", "p95", "p99")
 RATES = ("requests_per_s", "output_tokens_per_s", "kv_use_mean", "prefix_hit_rate", "busy_share")
 
 
+class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The workload at a multiple of its load."""
+
+    factor: float
+    run: Summary
+    backlog: Backlog
+
+
 class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     """`intervals` are over the runs, by names such as `ttft_s.p95`; empty for a single run.
 
@@ -34,6 +42,8 @@ class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     backlogs: tuple[Backlog, ...]
     """Whether the queue settled, for each run."""
     intervals: dict[str, Interval]
+    curve: tuple[LoadPoint, ...] = ()
+    """By load, ascending, of the first seed; empty unless asked for."""
 
     @property
     def is_saturated(self) -> bool:
@@ -49,7 +59,7 @@ def report_of(
     slo: Slo | None = None,
     confidence: float = 0.95,
 ) -> SimulationReport:
-    backlogs = tuple(backlog(r.requests["arrival_s"], r.requests["end_s"]) for r in results)
+    backlogs = tuple(map(_backlog, results))
     runs = [summarise(result, slo) for result in results]
     for place, one in enumerate(backlogs):
         if one.settling == "grows":
@@ -73,6 +83,14 @@ def figures(run: Summary) -> dict[str, float]:
     if run.goodput is not None:
         found["goodput.share"] = run.goodput.share
     return found
+
+
+def load_point(factor: float, result: Result, slo: Slo | None) -> LoadPoint:
+    return LoadPoint(factor=factor, run=summarise(result, slo), backlog=_backlog(result))
+
+
+def _backlog(result: Result) -> Backlog:
+    return backlog(result.requests["arrival_s"], result.requests["end_s"])
 
 
 def _intervals(runs: Sequence[Summary], confidence: float) -> dict[str, Interval]:

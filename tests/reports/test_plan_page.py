@@ -65,7 +65,7 @@ def test_charts_keep_all_that_can_be_drawn_inside_their_frame(is_log: bool) -> N
     [path] = re.findall(r'd="M([^"HV]*)" class="line a"', svg)
     drawn = [tuple(map(float, pair.split())) for pair in path.split("L")]
     assert len(drawn) == (2 if is_log else 3)
-    assert all(58 <= x <= 544 and 14 <= y <= 208 for x, y in drawn)
+    assert all(58 <= x <= 534 and 14 <= y <= 208 for x, y in drawn)
     assert "&lt;d&gt;" in svg
 
 

@@ -93,6 +93,10 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="The first seed.")] = 0,
     seeds: Annotated[int, typer.Option(metavar="S", help="How many seeds, one run each.")] = 1,
+    loads: Annotated[
+        str | None,
+        typer.Option(metavar="FACTORS", help="Also at these multiples of the load: 0.5,1,1.5."),
+    ] = None,
     trim: Annotated[
         bool, typer.Option("--trim", help="Cut requests that are too long for the model.")
     ] = False,
@@ -115,14 +119,15 @@ def simulate(
 ) -> None:
     """Simulate a workload on replicas of a model, in virtual time.
 
-    Prints throughput, percentiles of latencies, memory, cost and energy. With --out: summary.json,
-    requests.csv, timeline.csv and trace.json (for https://ui.perfetto.dev), and with --record the
-    steps of each replica.
+    Prints throughput, percentiles of latencies, memory, cost and energy. With --out:
+    simulation.html, summary.json, requests.csv, timeline.csv and trace.json (for
+    https://ui.perfetto.dev), and with --record the steps of each replica.
     """
     from pagetwin.commands.simulating import (
         Simulation,
         cluster_of,
         deployment_named,
+        parse_loads,
         policy_of,
         workload_of,
     )
@@ -177,6 +182,7 @@ def simulate(
         num_seeds=seeds,
         fast_forward=not stepping,
         skip_unfit=skip_unfit,
+        loads=parse_loads(loads),
     )
     report = simulation.run(out, record=record)
     if as_json:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pagetwin.commands import knobs
 from pagetwin.commands.progress import terminal_progress
 from pagetwin.commands.writing import as_json_document
@@ -24,10 +26,11 @@ from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.costs.known_models import config_named
 from pagetwin.simulator.costs.profile import read_profile
 from pagetwin.simulator.results.files import write_perfetto, write_requests, write_timeline
-from pagetwin.simulator.results.report import SimulationReport, report_of
+from pagetwin.simulator.results.report import SimulationReport, load_point, report_of
 from pagetwin.simulator.results.result import Result
 from pagetwin.simulator.results.slo import Slo
 from pagetwin.simulator.simulate import simulate
+from pagetwin.simulator.workloads.faster import Faster
 from pagetwin.simulator.workloads.spec import parse_workload
 from pagetwin.simulator.workloads.traces import Trace
 from pagetwin.simulator.workloads.trimmed import Trimmed
@@ -95,6 +98,20 @@ def policy_of(
     )
 
 
+def parse_loads(text: str | None) -> tuple[float, ...]:
+    """`0.5,1,1.5`, sorted. Raises ConfigError."""
+    factors = set()
+    for part in (text or "").split(",") if text else ():
+        try:
+            factor = float(part)
+        except ValueError:
+            factor = -1.0
+        if not 0 < factor < float("inf"):
+            raise ConfigError(f"--loads {text!r}: {part!r} is no number above 0; write 0.5,1,1.5")
+        factors.add(factor)
+    return tuple(sorted(factors))
+
+
 def workload_of(spec: str | None, trace: Path | None, cluster: Cluster, *, trim: bool) -> Workload:
     """The one that is given; with `trim`, cut to what every pool can take."""
     if (spec is None) == (trace is None):
@@ -127,9 +144,12 @@ class Simulation:
     num_seeds: int
     fast_forward: bool
     skip_unfit: bool
+    loads: tuple[float, ...] = ()
+    """Multiples of the load that are run, too."""
 
     def run(self, out: Path | None, *, record: bool) -> SimulationReport:
         """Simulates, and writes the files if a folder is named: all of them, or none."""
+        from pagetwin.reports.simulation_page import render_simulation_page
         from pagetwin.reports.staging import staged
 
         if self.num_seeds < 1:
@@ -137,19 +157,33 @@ class Simulation:
         with ExitStack() as stack:
             folder = None if out is None else stack.enter_context(staged(out))
             progress = stack.enter_context(terminal_progress())
-            progress.begin("simulate", self.num_seeds)
+            progress.begin("simulate", self.num_seeds + len(self.loads))
             results = []
             for place in range(self.num_seeds):
                 results.append(self._simulate(self.seed + place, folder if record else None))
                 progress.advance_to(place + 1)
+            curve = []
+            for place, factor in enumerate(self.loads):
+                faster = simulate(
+                    Faster(self.workload, factor),
+                    self.cluster,
+                    self.policy,
+                    seed=self.seed,
+                    skip_unfit=self.skip_unfit,
+                )
+                curve.append(load_point(factor, faster, self.slo))
+                progress.advance_to(self.num_seeds + place + 1)
             report = report_of(
                 results,
                 workload=self.workload_name,
                 settings=self.settings | {"policy": self.policy},
                 slo=self.slo,
             )
+            report = msgspec.structs.replace(report, curve=tuple(curve))
             if folder is not None:
                 (folder / "summary.json").write_bytes(as_json_document(report))
+                page = render_simulation_page(report, results[0], self.slo)
+                (folder / "simulation.html").write_text(page, "utf-8")
                 for result in results:
                     self._write(result, folder)
         return report

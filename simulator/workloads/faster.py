@@ -1,4 +1,4 @@
-"""A workload that comes faster or slower than it was described."""
+"""Decides what it means that a workload comes faster or slower than it was described."""
 
 from collections.abc import Iterator
 
