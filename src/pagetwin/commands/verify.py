@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pagetwin.commands.explore import explore
+from pagetwin.commands.faults import faults
 from pagetwin.commands.verify_mutants import mutants
 
 verify = typer.Typer(
@@ -32,6 +33,7 @@ AsJson = Annotated[
 ]
 
 verify.command()(explore)
+verify.command()(faults)
 
 
 @verify.callback(invoke_without_command=True)
