@@ -30,7 +30,7 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 
 DEFAULT_BLOCK_SIZE = 4
 DEFAULT_VOCAB_SIZE = 97
-"""For engines whose model is made to order."""
+"""Where an engine does not say: no vocabulary is smaller."""
 LONGEST_IN_BLOCKS = 12
 ROOMY_BLOCKS = 400
 TIMEOUT_S = 120.0
@@ -86,7 +86,6 @@ def session_config(setting: Setting, knobs: Knobs, *, seed: int = 0) -> SessionC
     return SessionConfig(
         cache=msgspec.convert(cache, CacheConfig),
         scheduler=msgspec.convert(scheduler, SchedulerConfig),
-        vocab_size=setting.vocab_size,
         seed=seed,
     )
 

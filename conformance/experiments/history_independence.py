@@ -19,7 +19,13 @@ from pagetwin.conformance.experiments.asking import (
     run_course,
     setting_for,
 )
-from pagetwin.conformance.experiments.courses import HITS, Course, Setting, make_courses
+from pagetwin.conformance.experiments.courses import (
+    EVICTIONS,
+    HITS,
+    Course,
+    Setting,
+    make_courses,
+)
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Budget
@@ -147,7 +153,7 @@ def judge_course(
                         here=list(here.token_ids),
                     )
                 )
-    tally.goals.update({goal: outcome.goals[goal] for goal in course.goals})
+    tally.goals.update({goal: outcome.goals[goal] for goal in course.goals if outcome.goals[goal]})
     unmet = _unmet(course, outcome, can)
     if unmet:
         tally.unmet.append(f"{course.name!r} showed no {unmet}")
@@ -156,6 +162,8 @@ def judge_course(
 def _unmet(course: Course, outcome: Outcome, can: Capabilities) -> str:
     """The first goal that did not happen, of those that this engine lets one count."""
     countable = set(course.goals) if can.has(Flag.STEP_TRACE) else set()
+    if not can.has(Flag.COUNTERS):
+        countable.discard(EVICTIONS)
     if can.has(Flag.CACHED_TOKEN_COUNT):
         countable |= {HITS} & set(course.goals)
     unmet = (goal for goal in course.goals if goal in countable and not outcome.goals[goal])

@@ -109,7 +109,7 @@ def reference_session(
         "max_num_batched_tokens": 2048,
     }
     config = session_config(setting, roomy | dict(knobs), seed=seed)
-    config = msgspec.structs.replace(config, model=str(reference.folder), vocab_size=None)
+    config = msgspec.structs.replace(config, model=str(reference.folder))
     with opened(adapter, config, as_it_is=True) as session:
         yield session
 
