@@ -4,7 +4,7 @@ Most of a serving run is like that: requests come, prefill, decode and go. Then 
 known by a few numbers: its block table, and the decode step (counted since the start) in which it
 ends. All decoding sequences get one token in every step, so that none of them is touched between
 its prefill and its end but to take a block: a step is a sum over the batch, and many steps are a
-closed form. What this cannot do (`Limits`) it says before it has happened, and the plain
+closed form. What this cannot do (`countable`) is said before it has happened, and the plain
 replica goes on from there (`fast_forward.handover`).
 """
 
@@ -12,90 +12,24 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import NamedTuple
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters
 from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cost_model import CostModel, StepComposition
-from pagetwin.simulator.fast_forward.counted_pool import CountedPool, Opening, opening
+from pagetwin.simulator.fast_forward.counted_pool import CountedPool, opening
+from pagetwin.simulator.fast_forward.counted_sequence import (
+    Admission,
+    CountedSequence,
+    MixedStep,
+)
 from pagetwin.simulator.fast_forward.ending import Ending
-from pagetwin.simulator.replica_interface import ReplicaLoad
 from pagetwin.simulator.timings import Census, RequestTimings
 from pagetwin.simulator.token_gaps import TokenGaps
 
 Deliver = Callable[[int, RequestTimings], None]
 """Takes the number of a request, in the order of submission, and its timings."""
-
-
-class CountedSequence:
-    """A request while it lives."""
-
-    __slots__ = (
-        "block_table",
-        "ending",
-        "ends_at",
-        "first_scheduled",
-        "first_token",
-        "key",
-        "num_computed_tokens",
-        "num_output_tokens",
-        "num_prompt_tokens",
-        "number",
-        "opening",
-        "request",
-        "submitted",
-    )
-
-    def __init__(
-        self, request: Request, number: int, submitted: int, ending: Ending, opening: Opening | None
-    ) -> None:
-        self.request = request
-        self.number = number
-        """In the order of submission."""
-        self.submitted = submitted
-        """Tick of its submission."""
-        self.key = (request.arrival_s, request.request_id)
-        self.opening = opening
-        """None without prefix caching."""
-        self.num_prompt_tokens = len(request.prompt_token_ids)
-        self.num_output_tokens, self.ending = ending
-        """Tokens that it will have given when it ends, and why it does."""
-        self.num_computed_tokens = 0
-        """While it prefills."""
-        self.block_table: list[int] = []
-        self.first_scheduled: int | None = None
-        self.first_token = 0
-        self.ends_at = 0
-        """The number of steps after which it ends; 0 while its prompt is not computed."""
-
-    def num_outputs(self, num_steps: int) -> int:
-        """Tokens that it has given after that many steps."""
-        return num_steps - self.ends_at + self.num_output_tokens if self.ends_at else 0
-
-    def num_computed(self, num_steps: int) -> int:
-        """Tokens whose K/V its blocks hold after that many steps."""
-        if not self.ends_at:
-            return self.num_computed_tokens
-        return self.num_prompt_tokens + self.num_outputs(num_steps) - 1
-
-
-class Admission(NamedTuple):
-    """A sequence that joins in a step."""
-
-    seq: CountedSequence
-    num_tokens: int
-    num_blocks: int
-
-
-class MixedStep(NamedTuple):
-    """A step that prefills, beside decoding."""
-
-    num_chunk_tokens: int
-    """Of the sequence that prefills already."""
-    num_chunk_blocks: int
-    admitted: list[Admission]
 
 
 class CountedReplica:
@@ -139,13 +73,13 @@ class CountedReplica:
         self.takers: list[list[CountedSequence]] = [[] for _ in range(cache.block_size)]
         """Those that take a block in steps of that number, modulo the block size; each list in
         running order."""
-        self._cost_model = cost_model
-        self._lines: dict[int, tuple[int, int]] = {}
+        self.cost_model = cost_model
+        self.lines: dict[int, tuple[int, int]] = {}
         self._deliver = deliver
         self._on_first_token = on_first_token
         self.gaps: TokenGaps | None = None
         """To be set by whoever wants the gaps between tokens counted."""
-        self._may_admit = False
+        self.may_admit = False
         """Whether the first that waits may find room; what it lacks comes with an end only."""
         self._num_joined = 0
 
@@ -201,8 +135,8 @@ class CountedReplica:
         blocks are short.
         """
         while until is None or self.now < until:
-            if self.prefilling is not None or (self._may_admit and self.waiting):
-                step = self._plan_mixed()
+            if self.is_about_to_prefill:
+                step = self.plan_mixed()
                 if step is None:
                     return False
                 if step.num_chunk_tokens == 0 and not step.admitted and self.decoding:
@@ -210,7 +144,7 @@ class CountedReplica:
                 if not self._do_mixed(step, until):
                     return True
             elif self.decoding:
-                num_steps, duration = self._decode_steps(until, through)
+                num_steps, duration = self.decode_steps(until, through)
                 if num_steps == 0:
                     return True
                 if not self._decode(num_steps, duration):
@@ -222,65 +156,13 @@ class CountedReplica:
     @property
     def is_about_to_prefill(self) -> bool:
         """Whether the next step does more than decode, unless nobody fits."""
-        return self.prefilling is not None or (self._may_admit and len(self.waiting) > 0)
-
-    def next_change(self) -> int | None:
-        """The tick, after `now`, at which a step ends that must not be passed by: it gives a
-        first token, ends a sequence, lets somebody in, or is the last before blocks are short.
-
-        `now` where they are short at once; None where nobody is there.
-        """
-        if self.prefilling is not None or (self._may_admit and self.waiting):
-            step = self._plan_mixed()
-            if step is None:
-                return self.now
-            if step.num_chunk_tokens > 0 or step.admitted or not self.decoding:
-                self._may_admit = True
-                return self.now + self._cost_model.ticks(self._composition(step))
-        if not self.decoding:
-            return None
-        num_steps, _ = self._decode_steps(None, None)
-        num_steps = self._steps_without_shortage(num_steps)
-        base, slope = self._lines[len(self.decoding)]
-        grown = len(self.decoding) * (num_steps * (num_steps - 1) // 2)
-        context = num_steps * self.num_context_tokens + grown
-        return self.now + num_steps * base + slope * context
-
-    def load(self, now: int) -> ReplicaLoad:
-        """How busy it is at tick `now`, up to which it has advanced: the step under way is
-        planned, not closed."""
-        num_waiting = len(self.waiting) + len(self.late)
-        num_running = len(self.running)
-        queued = [*self.waiting, *self.late]
-        num_free = self.pool.num_free
-        if self.now < now and num_running + len(self.waiting) > 0:
-            step = None
-            if self.prefilling is not None or (self._may_admit and self.waiting):
-                may_admit = self._may_admit
-                step = self._plan_mixed()
-                self._may_admit = may_admit
-            num_free -= len(self.takers[self.num_steps % self.block_size])
-            if step is not None:
-                num_free -= step.num_chunk_blocks
-                for admission in step.admitted:
-                    num_free -= admission.num_blocks
-                    queued.remove(admission.seq)
-                num_waiting -= len(step.admitted)
-                num_running += len(step.admitted)
-        return ReplicaLoad(
-            num_outstanding=len(self.live),
-            num_waiting=num_waiting,
-            num_running=num_running,
-            num_queued_tokens=sum(seq.num_prompt_tokens for seq in queued),
-            num_free_blocks=num_free,
-            num_usable_blocks=self.cache.num_blocks - 1,
-        )
+        return self.prefilling is not None or (self.may_admit and len(self.waiting) > 0)
 
     def _queue(self, seq: CountedSequence) -> None:
         self.census.enter(seq.submitted)
         waiting = self.waiting
         if not waiting or seq.key < waiting[0].key:
-            self._may_admit = True
+            self.may_admit = True
         if waiting and seq.key < waiting[-1].key:
             insort(waiting, seq, key=_key)
         else:
@@ -294,13 +176,13 @@ class CountedReplica:
 
     # Steps that only decode.
 
-    def _decode_steps(self, until: int | None, through: int | None) -> tuple[int, int]:
+    def decode_steps(self, until: int | None, through: int | None) -> tuple[int, int]:
         """How many steps to do, and their ticks: as `advance` says, at most to the first that
         ends a sequence, or to the end of the one under way if somebody came during it."""
         count = len(self.decoding)
-        line = self._lines.get(count)
+        line = self.lines.get(count)
         if line is None:
-            line = self._lines[count] = self._cost_model.decode_line(count)
+            line = self.lines[count] = self.cost_model.decode_line(count)
         first = line[0] + line[1] * self.num_context_tokens
         if self.late:
             is_over = until is None or first < until - self.now
@@ -322,7 +204,7 @@ class CountedReplica:
                 return num_steps + 1, end
         return num_steps, duration
 
-    def _steps_without_shortage(self, num_steps: int) -> int:
+    def steps_without_shortage(self, num_steps: int) -> int:
         """How many of the steps the free blocks suffice for."""
         num_free = self.pool.num_free
         for step in range(num_steps):
@@ -336,16 +218,16 @@ class CountedReplica:
         count = len(self.decoding)
         is_short = False
         if count * (num_steps // self.block_size + 1) > self.pool.num_free:
-            suffice = self._steps_without_shortage(num_steps)
+            suffice = self.steps_without_shortage(num_steps)
             is_short = suffice < num_steps
             if is_short:
                 num_steps = suffice
-                base, slope = self._lines[count]
+                base, slope = self.lines[count]
                 grown = count * (num_steps * (num_steps - 1) // 2)
                 duration = num_steps * (base + slope * self.num_context_tokens) + slope * grown
         if num_steps > 0:
             if self.gaps is not None:
-                base, slope = self._lines[count]
+                base, slope = self.lines[count]
                 first = base + slope * self.num_context_tokens
                 self.gaps.line(first, slope * count, num_steps, count)
             self._take(num_steps)
@@ -385,7 +267,7 @@ class CountedReplica:
         num_full = num_computed // self.block_size
         self.pool.release(seq.block_table, num_full, seq.request, seq.opening)
         self.num_finished += 1
-        self._may_admit = True
+        self.may_admit = True
         request_id, count, now = seq.request.request_id, seq.num_output_tokens, self.now
         del self.live[request_id]
         self.census.leave(now, seq.submitted)
@@ -405,7 +287,7 @@ class CountedReplica:
 
     # Steps that prefill.
 
-    def _plan_mixed(self) -> MixedStep | None:
+    def plan_mixed(self) -> MixedStep | None:
         """The next step, nothing changed; None if blocks are short."""
         knobs, num_decoding = self.scheduler, len(self.decoding)
         num_free = self.pool.num_free - len(self.takers[self.num_steps % self.block_size])
@@ -439,14 +321,14 @@ class CountedReplica:
             num_running += 1
             admitted.append(Admission(seq, num_tokens, num_blocks))
         # Who did not fit beside the others may fit behind them.
-        self._may_admit = bool(admitted) or chunk is not None
+        self.may_admit = bool(admitted) or chunk is not None
         return MixedStep(chunk_tokens, chunk_blocks, admitted)
 
     def _do_mixed(self, step: MixedStep, until: int | None) -> bool:
         """False, and nothing changed, if the step does not end before `until`."""
-        duration = self._cost_model.ticks(self._composition(step))
+        duration = self.cost_model.ticks(self.composition(step))
         if until is not None and self.now + duration >= until:
-            self._may_admit = True
+            self.may_admit = True
             return False
         start = self.now
         count = len(self.decoding)
@@ -484,7 +366,7 @@ class CountedReplica:
             self._end_step()
         return True
 
-    def _composition(self, step: MixedStep) -> StepComposition:
+    def composition(self, step: MixedStep) -> StepComposition:
         num_decoding, context = len(self.decoding), self.num_context_tokens
         samples = num_decoding
         chunks = tokens = area = 0

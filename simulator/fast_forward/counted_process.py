@@ -16,6 +16,7 @@ from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.fast_forward.countable import ending_of, refusal_of
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.fast_forward.handover import hand_over, hand_over_times
+from pagetwin.simulator.fast_forward.outlook import load_at, next_change
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.replica_interface import ReplicaLoad
@@ -96,7 +97,7 @@ class CountedProcess(FastForwardProcess):
         if self._counted is None:
             return super().load()
         self._counted.advance(self._now)
-        return self._counted.load(self._now)
+        return load_at(self._counted, self._now)
 
     def stop(self) -> tuple[Request, ...]:
         if self._counted is not None and self._counted.live:
@@ -117,7 +118,7 @@ class CountedProcess(FastForwardProcess):
             self.times.tell()
             if self._counted is None:
                 break  # somebody who was told did what cannot be counted
-            change = self._counted.next_change()
+            change = next_change(self._counted)
             if change is not None and change <= self._now:
                 self._go_on_plainly()
                 break

@@ -4,7 +4,8 @@ What was counted becomes what it stands for: tables and tokens of the running se
 queue in its order, and the cached contents under their keys. Tokens are asked of the script.
 """
 
-from pagetwin.simulator.fast_forward.counted import CountedReplica, CountedSequence
+from pagetwin.simulator.fast_forward.counted import CountedReplica
+from pagetwin.simulator.fast_forward.counted_sequence import CountedSequence
 from pagetwin.simulator.memory import BlockPool
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.sequence import TwinGroup, TwinSequence, prefix_keys
