@@ -30,7 +30,7 @@ SAMPLES = 50
 """Of one request, where an engine gives several: they share the prompt's blocks, too."""
 HOTTER = 1.25
 """The control's temperature; the test must find it with its own draws and bounds."""
-LEAK = 0.05
+LEAK = 0.1
 """Mass that the other control takes from the likeliest token and gives to the unlikely half."""
 
 
