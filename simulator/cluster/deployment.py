@@ -94,12 +94,14 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Raises ConfigError, with all that differs, if it is not; then its times say nothing.
         """
         subject = profile.subject
+        # An engine that is run from its sources has no version; nothing is compared then.
+        versions_known = subject.engine != "" and engine[:1].isdigit()
         ours = {
             "model": str(shape_of(config)),
             "GPU": gpu_named(self.gpu).name,
             "dtype": self._dtype(config),
             "GPUs of a replica": str(self.tp * self.pp),
-            "engine version": engine,
+            "engine version": engine if versions_known else "",
             "async_scheduling": str(self.async_scheduling).lower(),
         }
         theirs = {
@@ -107,7 +109,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "GPU": gpu_named(subject.device).name,
             "dtype": subject.dtype,
             "GPUs of a replica": "1",
-            "engine version": subject.engine,
+            "engine version": subject.engine if versions_known else "",
             "async_scheduling": subject.knobs.get("async_scheduling", ours["async_scheduling"]),
         }
         wrong = [

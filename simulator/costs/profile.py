@@ -114,8 +114,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def label(self) -> str:
         """What results made with it must carry."""
-        errors = [abs(one.total_error) for one in self.cross_validation.values()]
-        tested = f"workloads left out were within {max(errors):.1%}" if errors else "not validated"
+        errors = {name: abs(one.total_error) for name, one in self.cross_validation.items()}
+        sharing = [errors[name] for name in self.not_fitted_to if name in errors]
+        others = [error for name, error in errors.items() if name not in self.not_fitted_to]
+        tested = "not validated"
+        if others:
+            tested = f"step times of workloads left out were within {max(others):.1%}"
+        if sharing:
+            tested += f", with shared prefixes within {max(sharing):.0%}"
         return f"calibrated: {self.model} on {self.subject.device}; {tested}"
 
     def check(self, subject: Subject) -> None:

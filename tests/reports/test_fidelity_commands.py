@@ -26,7 +26,7 @@ def test_a_profile_is_made_and_told(
     histories = [str(write_history("calm", rate=4.0)), str(write_history("busy", rate=40.0))]
     assert main(["calibrate", *histories, "-o", str(profile)]) == 0
     out = capsys.readouterr().out
-    assert "calibrated: tiny on cpu; workloads left out were within" in out
+    assert "calibrated: tiny on cpu; step times of workloads left out were within" in out
     assert "a query-key pair" in out
     assert json.loads(profile.read_text())["schema"] == "pagetwin.profile/1"
 

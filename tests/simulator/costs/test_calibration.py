@@ -158,7 +158,9 @@ def test_a_profile_survives_its_file_and_says_what_it_is_of(
     path = tmp_path / "profile.json"
     path.write_bytes(msgspec.json.encode(profile))
     assert read_profile(path) == profile
-    assert profile.label.startswith("calibrated: tiny on cpu; workloads left out were within")
+    assert profile.label.startswith(
+        "calibrated: tiny on cpu; step times of workloads left out were within"
+    )
     assert [source.name for source in profile.fitted_to] == ["calm.jsonl", "busy.jsonl"]
     assert profile.measured_up_to["decode_sequences"] <= 16
 
