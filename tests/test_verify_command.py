@@ -8,11 +8,13 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pagetwin.cli import main
+from pagetwin.conformance.adapters.spec import make_adapter
+from pagetwin.conformance.experiments.scenarios import play_and_judge
 from pagetwin.conformance.scenario import load_scenario, save_scenario
 from pagetwin.conformance.suite.evidence import Status
 from pagetwin.conformance.suite.result import ExitCode
 from pagetwin.engine.scheduler import Scheduler
-from pagetwin.engine.trace import read_history
+from pagetwin.engine.trace import HistoryWriter, read_history
 
 CORPUS = Path(__file__).parent / "conformance" / "corpus"
 
@@ -71,6 +73,8 @@ def test_a_violation_exits_with_1_and_its_scenario_replays_it(
     [scenario] = [Path(row["scenario"]) for row in failing if row["property_id"] == "twin.lockstep"]
     assert list(read_history(scenario.parent / "history.jsonl"))
     assert verify("replay", str(scenario), "--engine", "fingerprint:") == ExitCode.VIOLATION
+    assert "twin.lockstep" in capsys.readouterr().out
+    assert verify("judge", str(scenario.parent / "history.jsonl")) == ExitCode.VIOLATION
     assert "twin.lockstep" in capsys.readouterr().out
     monkeypatch.undo()
     assert verify("replay", str(scenario), "--engine", "fingerprint:") == ExitCode.CLEAN
@@ -152,6 +156,28 @@ def test_a_scenario_from_the_future_is_refused_by_name(
     path.write_text(path.read_text().replace("pagetwin.scenario/1", "pagetwin.scenario/7"))
     assert verify("replay", str(path), "--engine", "sim:") == ExitCode.USAGE
     assert "scenario/7" in capsys.readouterr().err
+
+
+def test_a_recorded_history_is_judged_and_a_damaged_one_refused_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.jsonl"
+    adapter = make_adapter("sim:")
+    played = play_and_judge(load_scenario(sorted(CORPUS.glob("*.json"))[0]), adapter)
+    with HistoryWriter(path) as history:
+        for record in played.records:
+            history.write(record)
+    assert verify("judge", str(path)) == ExitCode.CLEAN
+    assert f"{len(played.records)} records, 0 violations" in capsys.readouterr().out
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], lines[3][:-9], *lines[4:]]))
+    assert verify("judge", str(path)) == ExitCode.USAGE
+    assert "history.jsonl:4: not a history record" in capsys.readouterr().err
+    path.write_text(lines[0].replace("pagetwin.history/1", "pagetwin.history/8"))
+    assert verify("judge", str(path)) == ExitCode.USAGE
+    assert "history/8" in capsys.readouterr().err
+    path.write_text("")
+    assert verify("judge", str(path)) == ExitCode.USAGE
 
 
 def test_the_catalogue_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,3 +111,15 @@ def replay(
     from pagetwin.commands.verify_run import replay_scenario
 
     raise typer.Exit(replay_scenario(scenario, engine, as_json=as_json))
+
+
+@verify.command()
+def judge(
+    history: Annotated[Path, typer.Argument(metavar="HISTORY", help="A history file (.jsonl).")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a recorded history, of whatever machine; exits with 1 on a violation."""
+    from pagetwin.commands.verify_run import judge_history
+
+    raise typer.Exit(judge_history(history, as_json=as_json))

@@ -1,7 +1,7 @@
 """What `pagetwin verify` does once its arguments are understood."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
@@ -11,7 +11,10 @@ import msgspec
 from pagetwin.commands.progress import BarProgress, NoProgress, terminal_progress
 from pagetwin.commands.verify_files import RunFolder
 from pagetwin.conformance.adapters.spec import make_adapter
-from pagetwin.conformance.experiments.scenarios import fitted, play_and_judge
+from pagetwin.conformance.checkers.all import check_all
+from pagetwin.conformance.experiments.scenarios import fitted, play_and_judge, twin_differences
+from pagetwin.conformance.history import header
+from pagetwin.conformance.properties import Violation
 from pagetwin.conformance.scenario import load_scenario
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Experiment
@@ -20,6 +23,7 @@ from pagetwin.conformance.suite.result import SuiteResult
 from pagetwin.conformance.suite.runner import RunOptions, SuiteRun
 from pagetwin.conformance.suite.shrinking import shrink_findings
 from pagetwin.conformance.suite.waivers import Waiver, waive
+from pagetwin.engine.trace import Record, read_history
 from pagetwin.reports.verification_tables import property_table, verdict
 
 SHRINKING_S = 20.0
@@ -72,15 +76,30 @@ def replay_scenario(path: Path, spec: str, *, as_json: bool) -> int:
     scenario = load_scenario(path)
     with closing(make_adapter(spec)) as adapter, quiet_engine():
         played = play_and_judge(fitted(scenario, adapter), adapter)
+    return _show_violations(f"{path} on {spec}", played.records, played.violations, as_json)
+
+
+def judge_history(path: Path, *, as_json: bool) -> int:
+    """Judges a recorded history by every checker and by the twin; returns 1 on a violation, else 0.
+
+    Raises TraceError, naming file and line, if it is no history or of another schema.
+    """
+    records = list(read_history(path))
+    header(records)
+    violations = [*check_all(records), *twin_differences(records)]
+    return _show_violations(str(path), records, violations, as_json)
+
+
+def _show_violations(
+    what: str, records: Sequence[Record], violations: Sequence[Violation], as_json: bool
+) -> int:
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(played.violations), indent=2).decode())
+        print(msgspec.json.format(msgspec.json.encode(violations), indent=2).decode())
     else:
-        for one in played.violations:
+        for one in violations:
             print(one)
-        print(
-            f"{path} on {spec}: {len(played.records)} records, {len(played.violations)} violations"
-        )
-    return int(bool(played.violations))
+        print(f"{what}: {len(records)} records, {len(violations)} violations")
+    return int(bool(violations))
 
 
 @contextmanager
