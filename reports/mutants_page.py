@@ -1,6 +1,5 @@
 """The kill matrix for people: docs/mutants.md, the terminal's table, and a sentence."""
 
-import math
 from collections.abc import Sequence
 
 from pagetwin.conformance.mutants.kill import NEEDED_RATE, KillMatrix, MutantKills
@@ -13,10 +12,11 @@ def verdict(matrix: KillMatrix) -> str:
     """One sentence on the whole run; survivors by name."""
     real = [one for one in matrix.mutants if not one.equivalent]
     killed = sum(one.killed for one in real)
-    needed = math.ceil(NEEDED_RATE * matrix.seeds)
     sentence = (
-        f"{killed} of {len(real)} mutants are killed in at least {needed} of {matrix.seeds} seeds"
+        f"{killed} of {len(real)} mutants are killed in at least {NEEDED_RATE:.0%} of their seeds"
     )
+    if matrix.not_measured:
+        sentence += f", {len(matrix.not_measured)} more wait to be measured"
     if matrix.survivors:
         names = ", ".join(one.id for one in matrix.survivors)
         sentence += f"; survivors: {names}"
@@ -33,7 +33,8 @@ def render_mutants_page(matrix: KillMatrix) -> str:
         "# Mutants: what the suite can see",
         "Known bugs of serving engines, planted one at a time, each a few changed words in one "
         "function (`conformance/mutants`). A mutant is killed in a seed by the first example that "
-        "breaks any property; it counts as killed if that happens in at least 19 of 20 seeds, "
+        "breaks any property; it counts as killed if that happens in at least 19 of 20 seeds (a "
+        "row with fewer says so), "
         f"within {matrix.budget_s:g} processor seconds each. `pagetwin verify mutants` runs it "
         f"again; the numbers are those of [{RESULT}](../{RESULT}), and a test keeps them in "
         "step.",

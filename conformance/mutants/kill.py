@@ -25,7 +25,7 @@ NEEDED_RATE = 0.95
 """Share of the seeds in which a mutant must be killed to count as killed: 19 of 20."""
 
 
-class SeedKill(msgspec.Struct, frozen=True, kw_only=True):
+class SeedKill(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one seed showed of one mutant."""
 
     seed: int
