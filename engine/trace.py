@@ -10,7 +10,7 @@ import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 import msgspec
 
@@ -211,7 +211,9 @@ def opened_history(path: Path) -> IO[bytes]:
     """A history file's plain text, whether or not it is compressed (.xz, .gz)."""
     if path.suffix == ".xz":
         return lzma.open(path)
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    if path.suffix == ".gz":
+        return cast("IO[bytes]", gzip.open(path))
+    return path.open("rb")
 
 
 def read_history(path: Path) -> Iterator[Record]:

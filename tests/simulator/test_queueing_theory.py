@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request

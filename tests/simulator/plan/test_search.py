@@ -13,12 +13,12 @@ from pagetwin.simulator.cluster.deployment import Deployment
 from pagetwin.simulator.costs.known_models import config_named
 from pagetwin.simulator.plan.answer import answer_of, pareto, shortfall
 from pagetwin.simulator.plan.candidates import Candidate, Choices
-from pagetwin.simulator.workloads.faster import Faster
 from pagetwin.simulator.plan.runners import LocalRunner, Resumed
 from pagetwin.simulator.plan.search import Search
 from pagetwin.simulator.plan.trial import Task, Trial, try_candidate
 from pagetwin.simulator.results.slo import parse_slo
 from pagetwin.simulator.statistics.intervals import Interval
+from pagetwin.simulator.workloads.faster import Faster
 from pagetwin.simulator.workloads.spec import parse_workload
 
 SLO = parse_slo("ttft_p95<500ms")
