@@ -125,15 +125,16 @@ def test_preemption_leaves_streams_as_they_are() -> None:
 def test_a_stop_string_ends_and_cuts_the_output(is_async: bool, include: bool) -> None:
     whole = alone("prompt", SamplingParams(max_tokens=20)).outputs[0]
     # Two characters that stand together nowhere before, wherever tokens begin and end.
-    start = next(i for i in range(5, 20) if whole.text.index(whole.text[i : i + 2]) == i)
-    stop = whole.text[start : start + 2]
+    text = whole.text
+    start = next(i for i in range(1, len(text) - 3) if text.index(text[i : i + 2]) == i)
+    stop = text[start : start + 2]
     engine = make_engine(async_scheduling=is_async)
     params = SamplingParams(max_tokens=20, stop=(stop,), include_stop_str_in_output=include)
     engine.add_request("r", "prompt", params)
     engine.add_request("other", "prompt", SamplingParams(max_tokens=20))
     outputs = final(engine)
     [cut] = outputs["r"].outputs
-    assert cut.text == whole.text[: start + 2 * include]
+    assert cut.text == text[: start + 2 * include]
     assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
     assert len(cut.token_ids) < len(whole.token_ids)
     assert outputs["other"].outputs[0].token_ids == whole.token_ids
