@@ -62,27 +62,22 @@ def paged_decode_kernel(
     """Each program computes items, each for one KV head, until there are no more.
 
     The first is that of its number; for the others programs queue, so that none is idle while
-    another has two to go. What the next item is gets known while this one is being finished. A
-    CHUNK of consecutive keys lies in one block; it divides BLOCK_SIZE and TILE. TABLE_IS_ALIGNED:
-    rows of the table hold whole tiles of ids, at multiples of 16 bytes.
+    another has two to go. A CHUNK of consecutive keys lies in one block; it divides BLOCK_SIZE and
+    TILE. TABLE_IS_ALIGNED: rows of the table hold whole tiles of ids, at multiples of 16 bytes.
     """
     start_next(PDL)
     num_programs = tl.num_programs(0)
     todo = tl.program_id(0)
     num_todo = tl.load(num_items_ptr) * NUM_KV_HEADS
-    item = items_ptr + todo // NUM_KV_HEADS * 4
-    item_row = tl.load(item)
-    item_end = tl.load(item + 1)
-    item_member = tl.load(item + 2)
-    item_count = tl.load(item + 3)
     while todo < num_todo:
+        item = items_ptr + todo // NUM_KV_HEADS * 4
         kv_head = todo % NUM_KV_HEADS
-        end = item_end
-        table_ptr = tables_ptr + item_row.to(tl.int64) * table_stride
+        end = tl.load(item + 1)
+        table_ptr = tables_ptr + tl.load(item).to(tl.int64) * table_stride
         if TABLE_IS_ALIGNED:
             table_ptr = tl.multiple_of(table_ptr, 16)
-        first_member = members_ptr + item_member * 4
-        num_members = item_count
+        first_member = members_ptr + tl.load(item + 2) * 4
+        num_members = tl.load(item + 3)
         split = tl.maximum(end - 1, 0) // SPLIT
 
         row = tl.arange(0, M)
@@ -155,18 +150,6 @@ def paged_decode_kernel(
             )
             weighted = weighted * rescale[:, None]
             weighted = tl.dot(weights.to(v.dtype), v, weighted, input_precision="ieee")
-        next_todo = num_todo
-        if num_programs < num_todo:
-            ticket = tl.atomic_add(arrivals_ptr, 1, sem="relaxed")
-            if ticket == num_todo - 1:
-                # Every program has drawn the one ticket that is too many: this was the last.
-                tl.store(arrivals_ptr, 0)
-            next_todo = num_programs + ticket
-        item = items_ptr + tl.minimum(next_todo, num_todo - 1) // NUM_KV_HEADS * 4
-        item_row = tl.load(item)
-        item_end = tl.load(item + 1)
-        item_member = tl.load(item + 2)
-        item_count = tl.load(item + 3)
         total = total_sum(sums, M, sum_lanes(TILE))
 
         slot = tl.load(member + 2, mask=is_row, other=-1)
@@ -199,7 +182,13 @@ def paged_decode_kernel(
                 HEAD,
                 HEAD_PADDED,
             )
-        todo = next_todo
+        todo = num_todo
+        if num_programs < num_todo:
+            ticket = tl.atomic_add(arrivals_ptr, 1, sem="relaxed")
+            if ticket == num_todo - 1:
+                # Every program has drawn the one ticket that is too many: this was the last.
+                tl.store(arrivals_ptr, 0)
+            todo = num_programs + ticket
 
 
 @triton.jit

@@ -21,7 +21,8 @@ from pagetwin.kernels.sampling_random import choose_kernel, summarise_kernel
 
 GREEDY_WARPS = 4
 SUMMARISE_WARPS = 4
-CHOOSE_WARPS = 16
+CHOOSE_WARPS = 16 if triton.__version__.startswith("3.6.") else 8
+"""Other Tritons keep the values of 16 in registers no more."""
 
 _greedy = Launcher(greedy_kernel)
 _summarise = Launcher(summarise_kernel)

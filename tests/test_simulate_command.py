@@ -38,7 +38,7 @@ def test_the_files_appear_together_and_the_steps_when_asked_for(
     options = ["--replicas", "2", "--router", "round_robin", "--out", str(out), "--record"]
     assert run("--workload", LOAD, *MODEL, *options) == 0
     assert str(out) in capsys.readouterr().out
-    names = ["requests.csv", "summary.json", "timeline.csv", "trace.json"]
+    names = ["requests.csv", "simulation.html", "summary.json", "timeline.csv", "trace.json"]
     histories = ["replica-00.jsonl", "replica-01.jsonl"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names + histories)
     finished = 0
