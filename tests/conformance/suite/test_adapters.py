@@ -22,6 +22,7 @@ from pagetwin.conformance.adapters.spec import KINDS, make_adapter, parse_spec
 from pagetwin.conformance.adapters.watchdog import watched
 from pagetwin.conformance.adapters.without_model import WithoutModelAdapter
 from pagetwin.conformance.capability import YES, Capabilities, Flag, Level, Support
+from pagetwin.conformance.experiments.scenarios import play_and_judge
 from pagetwin.conformance.observation import (
     AnyObservation,
     decode_observation,
@@ -29,11 +30,13 @@ from pagetwin.conformance.observation import (
     output_tokens,
     read_observations,
 )
+from pagetwin.conformance.scenario import load_scenario
 from pagetwin.conformance.suite.adapter_check import Finding, check_adapter
 from pagetwin.engine.errors import TraceError
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.scheduler import Scheduler
+from pagetwin.engine.trace import ResultRecord
 
 SERVED = f"cmd:{sys.executable} -m pagetwin.conformance.adapters.serve fingerprint:"
 
@@ -286,6 +289,14 @@ def own() -> Any:
 
 def test_our_engine_keeps_what_it_claims(own: Adapter) -> None:
     assert not broken(list(check_adapter(own)))
+
+
+def test_an_end_that_the_vocabulary_lacks_may_be_forbidden(own: Adapter) -> None:
+    """Found by the suite: the random model of two tokens has an end of sequence of its own."""
+    path = Path(__file__).parent / "scenarios" / "min_tokens_in_a_tiny_vocabulary.json"
+    played = play_and_judge(load_scenario(path), own)
+    assert played.violations == []
+    assert any(isinstance(record, ResultRecord) for record in played.records)
 
 
 def test_the_random_model_is_a_function_of_its_options(own: Adapter) -> None:
