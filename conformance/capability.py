@@ -79,6 +79,8 @@ class Flag(StrEnum):
     """The noise of a draw is a known function of seed, position and token."""
     ATTENTION = "attention"
     """Its attention can be asked directly: `AttendingAdapter.attend`."""
+    COMPONENTS = "components"
+    """It is the engine of this package, whose parts can be tried on their own."""
     CHECKPOINT = "checkpoint"
     """It can be opened on a checkpoint that the suite makes (SessionConfig.model)."""
     INVARIANT_RUN = "invariant.run"

@@ -61,6 +61,7 @@ FLAGS = (
     Flag.NOISE_KNOWN,
     Flag.CHECKPOINT,
     Flag.ATTENTION,
+    Flag.COMPONENTS,
     Flag.INVARIANT_RUN,
     Flag.INVARIANT_LAYOUT,
 )

@@ -22,7 +22,7 @@ class Components:
 
     id = "components"
     judges = tuple(name for names in JUDGED.values() for name in names)
-    needs = frozenset({Flag.ATTENTION})
+    needs = frozenset({Flag.COMPONENTS})
     weight = 1.0
 
     def run(self, adapter: Adapter, budget: Budget, seed: int) -> Iterator[Evidence]:
