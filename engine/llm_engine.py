@@ -51,8 +51,7 @@ class LLMEngine:
         self.config = config
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
-        # Some models name an end that their vocabulary lacks: it is never drawn, nor to be banned.
-        self.eos_token_ids = tuple(t for t in eos_token_ids if 0 <= t < vocab_size)
+        self.eos_token_ids = tuple(eos_token_ids)
         self._processor = OutputProcessor(tokenizer, max_model_len=config.scheduler.max_model_len)
         self.core = EngineCore(config, executor, processor=self._processor, history=history)
         self.on_step: Callable[[CompletedStep], None] | None = None

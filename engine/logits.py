@@ -116,7 +116,9 @@ def _keep_allowed(logits: Tensor, rows: Sequence["SamplingRow"]) -> None:
 
 def _ban(logits: Tensor, rows: Sequence["SamplingRow"]) -> None:
     """Bad words' last tokens and, before min_tokens, whatever would end the output."""
-    pairs = [(i, token) for i, row in enumerate(rows) for token in _banned(row)]
+    vocab_size = logits.shape[-1]
+    # A request may name an end that the vocabulary lacks.
+    pairs = [(i, t) for i, row in enumerate(rows) for t in _banned(row) if t < vocab_size]
     if pairs:
         index = torch.tensor(pairs, device=logits.device)
         logits[index[:, 0], index[:, 1]] = -torch.inf

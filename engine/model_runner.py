@@ -1,9 +1,11 @@
 """Decides how a planned step is run on the model: memory moves, inputs, forward pass, sampling."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -50,6 +52,8 @@ class ModelRunner:
         self._sampler = sampler
         self._clock = clock
         self._check = config.debug_invariants
+        self._without_token: Collection[str] = ()
+        """Sequences that got no token in the step before, though one was to be drawn."""
 
     def warm_up(self) -> None:
         """Does what would make the first steps slow; there is nothing here."""
@@ -77,14 +81,14 @@ class ModelRunner:
         self.kv_cache.apply(plan)
         if not plan.scheduled:
             return StepResult(step=plan.step)
-        inputs = self.batch.build_inputs(plan.scheduled)
-        assert inputs.input_ids.min() >= 0, "a plan schedules tokens nobody knows"
+        inputs = self._known(self.batch.build_inputs(plan.scheduled))
         draws = Draws.of(plan.scheduled, inputs, self.batch)
         prepared = self._clock()
         hidden = self._forward(inputs, draws)
         executed = self._clock()
         prompt_logprobs = self._prompt_logprobs(draws, hidden)
         output = self._sample(draws, hidden)
+        self._without_token = output.invalid.keys()
         self.batch.append_tokens(draws.rows, output.sampled)
         if self._check:
             self.batch.check_invariants()
@@ -100,6 +104,17 @@ class ModelRunner:
                 sample_s=self._clock() - executed,
             ),
         )
+
+    def _known(self, inputs: StepInputs) -> StepInputs:
+        """The inputs, with token 0 for one that was planned for and never came (P5.1c): its
+        sequence has ended by the time this step's result counts (P5.3c)."""
+        is_unknown = inputs.input_ids < 0
+        if not is_unknown.any():
+            return inputs
+        rows = {self.batch.find_row(seq_id) for seq_id in self._without_token}
+        planned = set(inputs.token_rows[is_unknown].tolist())
+        assert planned <= rows, "a plan schedules tokens nobody knows"
+        return replace(inputs, input_ids=np.where(is_unknown, 0, inputs.input_ids))
 
     def _forward(self, inputs: StepInputs, draws: Draws) -> Tensor:
         """The last hidden states of the rows that `draws` wants."""

@@ -140,10 +140,6 @@ def test_a_stop_string_ends_and_cuts_the_output(is_async: bool, include: bool) -
     assert outputs["other"].outputs[0].token_ids == whole.token_ids
 
 
-def test_an_end_that_the_vocabulary_lacks_is_none() -> None:
-    assert make_engine(eos_token_ids=(256, VOCAB_SIZE, -1)).eos_token_ids == (256,)
-
-
 def test_an_abort_in_the_middle_changes_no_other_request() -> None:
     for when in range(1, 8):
         engine = make_engine(num_blocks=30, max_num_batched_tokens=16)

@@ -291,9 +291,12 @@ def test_our_engine_keeps_what_it_claims(own: Adapter) -> None:
     assert not broken(list(check_adapter(own)))
 
 
-def test_an_end_that_the_vocabulary_lacks_may_be_forbidden(own: Adapter) -> None:
-    """Found by the suite: the random model of two tokens has an end of sequence of its own."""
-    path = Path(__file__).parent / "scenarios" / "min_tokens_in_a_tiny_vocabulary.json"
+SCENARIOS = sorted((Path(__file__).parent / "scenarios").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_what_once_ended_our_engine_ends_it_no_more(own: Adapter, path: Path) -> None:
+    """Found by the suite on the random model; each file says what was wrong."""
     played = play_and_judge(load_scenario(path), own)
     assert played.violations == []
     assert any(isinstance(record, ResultRecord) for record in played.records)
