@@ -1,6 +1,5 @@
 """The engine as one object: decides what a submission becomes, and turns steps into outputs."""
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -83,7 +82,6 @@ class LLMEngine:
             loaded = load_model(config.model, resolve_device(config.device))
         runner = build_runner(config, loaded)
         runner.warm_up()
-        _leave_to_itself()
         spec = loaded.spec
         tokenizer = tokenizer_for(config.model, loaded)
         eos_token_ids = spec.eos_token_ids
@@ -282,13 +280,6 @@ class LLMEngine:
         forms = [form for word in words for form in (word, " " + word.lstrip())]
         encoded = (tuple(tokenizer.encode(f, add_special_tokens=False)) for f in forms)
         return tuple(dict.fromkeys(ids for ids in encoded if ids))
-
-
-def _leave_to_itself() -> None:
-    """What an engine is made of lives as long as it does: a full collection that looked at all of
-    it was seen to hold up a step by 150 ms."""
-    gc.collect()
-    gc.freeze()
 
 
 def tokenizer_for(config: ModelConfig, loaded: "LoadedModel") -> Tokenizer | None:
