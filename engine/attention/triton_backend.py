@@ -36,7 +36,6 @@ class TritonBackend(AttentionBackend):
 
     name = "triton"
     is_capturable = True
-    is_capturable = True
 
     def __init__(self, spec: AttentionSpec) -> None:
         super().__init__(spec)
