@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jinja2
 import msgspec
 from markupsafe import Markup
 
 from pagetwin.conformance.demo.result import DemoResult, Summary, explain
 from pagetwin.reports.block_map_figure import NUM_COLOURS, block_map, drawable_end, owner_request
+from pagetwin.reports.pages import render, styles
 from pagetwin.reports.timeline_figure import Layer, Panel, step_scale, timeline
 
 
@@ -65,8 +65,9 @@ def render_demo_page(result: DemoResult) -> str:
     cut = f" Steps {first_step} to {end - 1} of {last_step - first_step} are drawn." * (
         end < last_step
     )
-    return _template().render(
-        css=Markup(_load("page.css")),
+    return render(
+        "demo.html.j2",
+        css=styles("page.css"),
         highlight_css=_highlight_css([request_index[row.request_id] for row in drawn_requests]),
         summary=summary,
         verdict=verdict(summary),
@@ -248,23 +249,3 @@ def _highlight_css(indices: Sequence[int]) -> Markup:
         f".map:has(.r{i}:hover,.chip.r{i}:focus) .b:not(.r{i}) rect{{opacity:.1}}" for i in indices
     )
     return Markup("\n".join(rules))
-
-
-def _load(name: str) -> str:
-    source, _, _ = _loader().get_source(jinja2.Environment(), name)
-    return source
-
-
-def _loader() -> jinja2.PackageLoader:
-    return jinja2.PackageLoader("pagetwin.reports", "templates")
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=_loader(),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("demo.html.j2")

@@ -1,11 +1,10 @@
 """The page of a capacity plan: the answer, what it rests on, and what would change it."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 
-import jinja2
 from markupsafe import Markup
 
+from pagetwin.reports.pages import render, styles
 from pagetwin.reports.xy_figure import Axis, Dot, Line, xy_chart
 from pagetwin.simulator.plan.answer import Answer, pareto
 from pagetwin.simulator.plan.search import Plan
@@ -17,15 +16,10 @@ _MARKS = {"meets": "good", "misses": "bad", "saturated": "bad", "unclear": "open
 
 def render_plan_page(answer: Answer, plan: Plan, slo: Slo) -> str:
     """One HTML document: no script, no file beside it, no network."""
-    template = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).from_string(_load("plan.html.j2"))
     at_load_one = [trial for trial in plan.trials if trial.factor == 1]
-    return template.render(
-        css=Markup(_load("page.css") + _load("chart.css")),
+    return render(
+        "plan.html.j2",
+        css=styles("page.css", "chart.css"),
         answer=answer,
         sentence=_sentence(answer),
         pareto_svg=_pareto(at_load_one),
@@ -94,7 +88,3 @@ def _load_curve(plan: Plan, slo: Slo) -> Markup:
         lines,
         dots,
     )
-
-
-def _load(name: str) -> str:
-    return (files("pagetwin.reports") / "templates" / name).read_text("utf-8")

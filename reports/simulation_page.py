@@ -1,11 +1,9 @@
 """The page of a simulation: latencies, queue and pool over time, and what other loads would do."""
 
-from importlib.resources import files
-
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from pagetwin.reports.pages import render, styles
 from pagetwin.reports.simulation_table import NAMES, latency_table, simulation_text
 from pagetwin.reports.xy_figure import Axis, Dot, Line, cdf, xy_chart
 from pagetwin.simulator.results.report import LoadPoint, SimulationReport
@@ -19,14 +17,9 @@ DRAWN = ("ttft_s", "tpot_s", "e2e_s", "queue_s")
 
 def render_simulation_page(report: SimulationReport, result: Result, slo: Slo | None) -> str:
     """One HTML document; `result` is the run that is drawn, the first one."""
-    template = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).from_string(_load("simulation.html.j2"))
-    return template.render(
-        css=Markup(_load("page.css") + _load("chart.css")),
+    return render(
+        "simulation.html.j2",
+        css=styles("page.css", "chart.css"),
         report=report,
         run=report.runs[0],
         sentence=_sentence(report),
@@ -127,7 +120,3 @@ def _latency_by_load(curve: tuple[LoadPoint, ...]) -> Markup:
 
 def _mark(point: LoadPoint) -> str:
     return {"settles": "good", "grows": "bad", "unclear": "open"}[point.backlog.settling]
-
-
-def _load(name: str) -> str:
-    return (files("pagetwin.reports") / "templates" / name).read_text("utf-8")
