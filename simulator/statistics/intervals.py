@@ -53,20 +53,6 @@ def replication_interval(values: Sequence[float], confidence: float = 0.95) -> I
     )
 
 
-def paired_interval(
-    ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95
-) -> Interval:
-    """Of the mean of ours - theirs, run by run: with common random numbers much narrower than the
-    difference of two intervals. Raises ConfigError if there are not as many of both."""
-    if len(ours) != len(theirs):
-        raise ConfigError(
-            f"{len(ours)} runs against {len(theirs)} cannot be paired; use the same seeds"
-        )
-    return replication_interval(
-        [one - other for one, other in zip(ours, theirs, strict=True)], confidence
-    )
-
-
 def batch_interval(
     values: npt.ArrayLike,
     statistic: Callable[[Floats], float],

@@ -1,5 +1,6 @@
 """Options that commands share: of an engine, left to it where not given, and of its work."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -41,6 +42,16 @@ BatchInvariant = Annotated[
         help="Bits of logits that do not depend on the batch.",
     ),
 ]
+WorkloadSpec = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="KIND:key=value,...; see docs/simulating.md.")
+]
+TraceFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A trace or a history, instead.")
+]
+SimulatedModel = Annotated[
+    str, typer.Option(metavar="NAME_OR_PATH", help="A known name, or a config.json.")
+]
+Trim = Annotated[bool, typer.Option("--trim", help="Cut requests that are too long for the model.")]
 
 
 def given(**knobs: Any) -> dict[str, Any]:

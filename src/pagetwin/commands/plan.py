@@ -12,16 +12,9 @@ from pagetwin.engine.errors import ConfigError
 
 def plan(
     *,
-    workload: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="KIND:key=value,...; see docs/simulating.md."),
-    ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A trace or a history, instead.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME_OR_PATH", help="A known name, or a config.json.")
-    ],
+    workload: knobs.WorkloadSpec = None,
+    trace: knobs.TraceFile = None,
+    model: knobs.SimulatedModel,
     slo: Annotated[str, typer.Option(metavar="TERMS", help="ttft_p95<500ms,tpot_p95<50ms")],
     gpus: Annotated[str, typer.Option(metavar="NAMES", help="h100,h200,...")] = "h100",
     max_gpus: Annotated[int, typer.Option(metavar="N", help="Most GPUs in all.")] = 16,
@@ -48,9 +41,7 @@ def plan(
     max_seeds: Annotated[
         int, typer.Option(metavar="N", help="Most runs of a candidate, a seed each.")
     ] = 8,
-    trim: Annotated[
-        bool, typer.Option("--trim", help="Cut requests that are too long for the model.")
-    ] = False,
+    trim: knobs.Trim = False,
     processes: Annotated[
         int | None, typer.Option(metavar="N", help="Trials at once; else one a processor.")
     ] = None,

@@ -12,16 +12,9 @@ from pagetwin.engine.errors import ConfigError
 
 def simulate(
     *,
-    workload: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="KIND:key=value,...; see docs/simulating.md."),
-    ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A trace or a history, instead.")
-    ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME_OR_PATH", help="A known name, or a config.json.")
-    ],
+    workload: knobs.WorkloadSpec = None,
+    trace: knobs.TraceFile = None,
+    model: knobs.SimulatedModel,
     gpu: Annotated[str, typer.Option(metavar="NAME", help="h100, a100, h200, ...")] = "h100",
     replicas: Annotated[int, typer.Option(metavar="N", help="Replicas of the model.")] = 1,
     tp: Annotated[int, typer.Option(metavar="K", help="GPUs of a replica, tensor parallel.")] = 1,
@@ -97,9 +90,7 @@ def simulate(
         str | None,
         typer.Option(metavar="FACTORS", help="Also at these multiples of the load: 0.5,1,1.5."),
     ] = None,
-    trim: Annotated[
-        bool, typer.Option("--trim", help="Cut requests that are too long for the model.")
-    ] = False,
+    trim: knobs.Trim = False,
     skip_unfit: Annotated[
         bool, typer.Option("--skip-unfit", help="Leave out requests that no replica can serve.")
     ] = False,

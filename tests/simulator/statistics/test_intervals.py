@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.statistics.deciding import judge
 from pagetwin.simulator.statistics.intervals import (
     Floats,
     batch_interval,
-    paired_interval,
     replication_interval,
     t_quantile,
 )
@@ -49,20 +47,6 @@ def test_one_run_has_no_interval() -> None:
     interval = replication_interval([3.0])
     assert (interval.value, interval.low, interval.high) == (3.0, None, None)
     assert interval.is_below(10.0) is None
-
-
-def test_common_random_numbers_make_differences_sharp() -> None:
-    rng = np.random.default_rng(2)
-    common = rng.normal(0, 10.0, 8)
-    ours = (common + 1.0 + rng.normal(0, 0.1, 8)).tolist()
-    paired = paired_interval(ours, common.tolist())
-    apart = replication_interval(ours)
-    assert paired.low is not None
-    assert paired.low > 0.5
-    assert apart.low is not None
-    assert apart.low < 0
-    with pytest.raises(ConfigError, match="3 runs against 2 cannot be paired"):
-        paired_interval([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
 def test_batches_of_one_run_cover_its_percentile() -> None:
