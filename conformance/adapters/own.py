@@ -18,6 +18,7 @@ from pagetwin.conformance.adapters.protocol import (
     SessionRefused,
 )
 from pagetwin.conformance.adapters.random_checkpoint import RandomModel, write_random_checkpoint
+from pagetwin.conformance.adapters.scheduler_flags import SCHEDULER_FLAGS
 from pagetwin.conformance.capability import Capabilities, Flag, Support, no
 from pagetwin.conformance.environment import versions
 from pagetwin.conformance.numerics.attention import attend, spec_of
@@ -32,38 +33,18 @@ from pagetwin.kernels.trial import Span
 
 RANDOM = "random"
 FLAGS = (
-    Flag.TOKEN_IDS,
-    Flag.TOKEN_PROMPT,
-    Flag.CANCEL,
-    Flag.SEED,
-    Flag.IGNORE_EOS,
-    Flag.STOP_TOKENS,
-    Flag.SAMPLES,
-    Flag.PRIORITY,
-    Flag.CACHE_SALT,
+    *SCHEDULER_FLAGS,
     Flag.TEMPERATURE,
     Flag.PENALTIES,
     Flag.CHOSEN_LOGPROB,
     Flag.TOPK_LOGPROB,
     Flag.PROMPT_LOGPROBS,
     Flag.SCORE,
-    Flag.FORCE_TOKENS,
-    Flag.CACHED_TOKEN_COUNT,
-    Flag.PREFIX_CACHE,
-    Flag.RESET_CACHE,
-    Flag.STEP_TRACE,
-    Flag.BLOCK_TABLES,
-    Flag.COPIES,
-    Flag.COUNTERS,
-    Flag.POLICY,
     Flag.NOT_THE_TWIN,
-    Flag.STEP_CONTROL,
     Flag.NOISE_KNOWN,
     Flag.CHECKPOINT,
     Flag.ATTENTION,
     Flag.COMPONENTS,
-    Flag.INVARIANT_RUN,
-    Flag.INVARIANT_LAYOUT,
 )
 _BY_SIZE = "a CPU's matrix products choose the order of their sums by the number of rows"
 _INVARIANT = (

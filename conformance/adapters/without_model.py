@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pagetwin.conformance.adapters.protocol import EngineInfo, SessionConfig, SessionRefused
+from pagetwin.conformance.adapters.scheduler_flags import SCHEDULER_FLAGS
 from pagetwin.conformance.adapters.stepping import SchedulerSession
 from pagetwin.conformance.answers import CompletedAnswers
 from pagetwin.conformance.capability import Capabilities, Flag, Support, no
@@ -17,31 +18,11 @@ DEFAULT_CACHE = CacheConfig(num_blocks=64, block_size=4, num_host_blocks=16)
 DEFAULT_SCHEDULER = SchedulerConfig(max_model_len=128, max_num_seqs=8, max_num_batched_tokens=64)
 
 FLAGS = (
-    Flag.TOKEN_IDS,
-    Flag.TOKEN_PROMPT,
-    Flag.CANCEL,
-    Flag.SEED,
-    Flag.IGNORE_EOS,
-    Flag.STOP_TOKENS,
-    Flag.SAMPLES,
-    Flag.PRIORITY,
-    Flag.CACHE_SALT,
-    Flag.CACHED_TOKEN_COUNT,
-    Flag.PREFIX_CACHE,
-    Flag.RESET_CACHE,
-    Flag.STEP_TRACE,
-    Flag.BLOCK_TABLES,
-    Flag.COPIES,
-    Flag.COUNTERS,
-    Flag.POLICY,
-    Flag.STEP_CONTROL,
+    *SCHEDULER_FLAGS,
     Flag.FAULT_INJECTION,
-    Flag.FORCE_TOKENS,
     Flag.VIRTUAL_CLOCK,
-    Flag.INVARIANT_RUN,
     Flag.INVARIANT_BATCH,
     Flag.INVARIANT_CHUNK,
-    Flag.INVARIANT_LAYOUT,
     Flag.INVARIANT_CACHE_HISTORY,
     Flag.INVARIANT_PREEMPT,
 )

@@ -1,5 +1,6 @@
 """Faults, one class each: where it strikes, and whom it may hurt."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import count
@@ -80,7 +81,7 @@ class PoolEmpty(Fault):
             planner.plan = plan  # type: ignore[method-assign]
 
 
-class Executions(Fault):
+class Executions(Fault, ABC):
     """Faults of single executions; counts those that matter to it, from 0."""
 
     def __init__(self, number: int) -> None:
@@ -103,8 +104,9 @@ class Executions(Fault):
         self.struck = True
         return self.strike(plan, executor)
 
+    @abstractmethod
     def strike(self, plan: StepPlan, executor: FingerprintExecutor) -> StepResult:
-        raise NotImplementedError
+        """What comes of the execution that the fault hits."""
 
 
 class StepFails(Executions):

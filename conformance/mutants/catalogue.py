@@ -1,12 +1,15 @@
 """All mutants, in the order of their families."""
 
 from pagetwin.conformance.mutants.allocation import ALLOCATION
+from pagetwin.conformance.mutants.attention import ATTENTION
+from pagetwin.conformance.mutants.batch import BATCH_ROWS
+from pagetwin.conformance.mutants.drawing import DRAWING
 from pagetwin.conformance.mutants.lifecycle import LIFECYCLE
+from pagetwin.conformance.mutants.logits import PROCESSING
+from pagetwin.conformance.mutants.memory_moves import MEMORY_MOVES
 from pagetwin.conformance.mutants.mutant import Mutant
 from pagetwin.conformance.mutants.preemption import PREEMPTION
 from pagetwin.conformance.mutants.prefix_cache import PREFIX_CACHE
-from pagetwin.conformance.mutants.runner import RUNNER
-from pagetwin.conformance.mutants.sampling import SAMPLING
 from pagetwin.conformance.mutants.scheduling import SCHEDULING
 from pagetwin.conformance.mutants.sharing import SHARING
 from pagetwin.conformance.mutants.text import TEXT
@@ -20,8 +23,11 @@ MUTANTS: tuple[Mutant, ...] = (
     *PREEMPTION,
     *SCHEDULING,
     *LIFECYCLE,
-    *RUNNER,
-    *SAMPLING,
+    *BATCH_ROWS,
+    *ATTENTION,
+    *MEMORY_MOVES,
+    *DRAWING,
+    *PROCESSING,
     *TEXT,
     *TWIN,
     *TRANSFORMERS_BATCHING,
