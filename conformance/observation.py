@@ -4,7 +4,7 @@ They are the black box's half of a history: everything here can be had over HTTP
 show their steps have the records of pagetwin.engine.trace beside them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -169,11 +169,3 @@ def read_observations(path: Path) -> Iterator[AnyObservation]:
             if (number == 1) != isinstance(one, Opened):
                 raise TraceError(f"{path}:{number}: the first line, and only it, must be 'opened'")
             yield one
-
-
-def without_logprobs(observed: Sequence[AnyObservation]) -> list[AnyObservation]:
-    """The same, with tokens only: what must be equal where scores need not be."""
-    return [
-        msgspec.structs.replace(one, logprob=None, top=()) if isinstance(one, TokenSeen) else one
-        for one in observed
-    ]

@@ -6,7 +6,7 @@ the protocol's docstring names.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -213,10 +213,3 @@ class PreemptingSession(Session, Protocol):
     def force_preempt(self, request_id: str) -> bool:
         """Preempts a running request before the next step; False if it does not run."""
         ...
-
-
-@runtime_checkable
-class InjectableSession(Session, Protocol):
-    """Flag.FAULT_INJECTION, for faults beyond failing rows; which ones the adapter's docs say."""
-
-    def inject(self, fault: str, **details: Any) -> None: ...

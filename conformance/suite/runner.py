@@ -15,7 +15,7 @@ from pagetwin.conformance.adapters.protocol import (
 from pagetwin.conformance.capability import Capabilities
 from pagetwin.conformance.environment import versions
 from pagetwin.conformance.properties import CATALOGUE
-from pagetwin.conformance.statistics.family import FAMILY_ALPHA
+from pagetwin.conformance.statistics.family import FAMILY_ALPHA, split_alpha
 from pagetwin.conformance.suite.evidence import Evidence, PropertyResult, Status
 from pagetwin.conformance.suite.experiment import Budget, Experiment
 from pagetwin.conformance.suite.profiles import Profile
@@ -188,12 +188,8 @@ class SuiteRun:
 def false_alarm_shares() -> dict[str, float]:
     """Each property's part of FAMILY_ALPHA: by its weight among the whole catalogue's, so that it
     does not depend on what an engine supports."""
-    total = sum(row.false_alarm_weight for row in CATALOGUE.values())
-    return {
-        row.id: FAMILY_ALPHA * row.false_alarm_weight / total
-        for row in CATALOGUE.values()
-        if row.false_alarm_weight
-    }
+    rows = CATALOGUE.values()
+    return split_alpha({row.id: row.false_alarm_weight for row in rows if row.false_alarm_weight})
 
 
 def _why_not(
