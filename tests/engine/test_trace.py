@@ -54,6 +54,15 @@ def _damage(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
     path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True))))
 
 
+def test_a_history_from_before_the_knob_ran_without_waiting_for_prefixes(
+    recorded: tuple[Path, list[Record]],
+) -> None:
+    path, records = recorded
+    path.write_bytes(path.read_bytes().replace(b',"wait_for_prefix":false', b"", 1))
+    assert b"wait_for_prefix" not in path.read_bytes()
+    assert next(read_history(path)) == records[0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

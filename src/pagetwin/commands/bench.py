@@ -66,6 +66,7 @@ def offline(
     attention_backend: knobs.AttentionBackend = None,
     enforce_eager: knobs.EnforceEager = None,
     async_scheduling: knobs.AsyncScheduling = None,
+    wait_for_prefix: knobs.WaitForPrefix = None,
     batch_invariant: knobs.BatchInvariant = None,
 ) -> None:
     """Time fixed workloads on a model: greedy, all requests at once, none ends early.
@@ -94,6 +95,7 @@ def offline(
             attention_backend=attention_backend,
             enforce_eager=enforce_eager,
             async_scheduling=async_scheduling,
+            wait_for_prefix=wait_for_prefix,
             batch_invariant=batch_invariant,
         ),
     )

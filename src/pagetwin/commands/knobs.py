@@ -35,6 +35,13 @@ AsyncScheduling = Annotated[
         help="Plan a step while the one before is in flight.",
     ),
 ]
+WaitForPrefix = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait-for-prefix/--no-wait-for-prefix",
+        help="Have a request wait while another computes the next block that both begin with.",
+    ),
+]
 BatchInvariant = Annotated[
     bool | None,
     typer.Option(

@@ -40,6 +40,7 @@ def profile(
     gpu_memory_utilization: knobs.GpuMemoryUtilization = None,
     attention_backend: knobs.AttentionBackend = None,
     async_scheduling: knobs.AsyncScheduling = None,
+    wait_for_prefix: knobs.WaitForPrefix = None,
     batch_invariant: knobs.BatchInvariant = None,
 ) -> None:
     """Record some steps of a workload: a range per phase and layer, and each GPU kernel.
@@ -56,6 +57,7 @@ def profile(
         gpu_memory_utilization=gpu_memory_utilization,
         attention_backend=attention_backend,
         async_scheduling=async_scheduling,
+        wait_for_prefix=wait_for_prefix,
         batch_invariant=batch_invariant,
     )
     if skip < 0 or steps < 1:
