@@ -93,6 +93,7 @@ def make_case(seed: int) -> TimedCase:
         preemption_mode=rng.choice(("recompute", "swap")),
         num_lookahead_slots=rng.choice((0, 0, 0, 1, block_size)) if room > block_size else 0,
         async_scheduling=rng.random() < 0.4,
+        wait_for_prefix=rng.random() < 0.5,
     )
     requests = _requests(rng, cache, scheduler)
     last_s = requests[-1].arrival_s

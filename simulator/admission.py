@@ -6,6 +6,8 @@ from pagetwin.engine.step import BlockCopy
 from pagetwin.simulator.memory import NULL_BLOCK, ROOT
 from pagetwin.simulator.plan_builder import PlanBuilder
 from pagetwin.simulator.sequence import TwinSequence, block_extras, prefix_keys
+from pagetwin.simulator.state import State
+from pagetwin.simulator.under_way import BlocksUnderWay
 
 
 class Hits(NamedTuple):
@@ -19,16 +21,51 @@ class Hits(NamedTuple):
 def admit(builder: PlanBuilder) -> None:
     """P2.3: swapped-out ones in order, then waiting ones; the first that fails ends it."""
     for seq in list(builder.state.swapped):
-        if not _has_place(builder, seq) or not _swap_in(builder, seq):
+        if not _has_place(builder, seq.weight) or not _swap_in(builder, seq):
             return
+    under_way = BlocksUnderWay(builder)
     for seq in builder.state.waiting:
-        if not _has_place(builder, seq) or not _admit_waiting(builder, seq):
+        if not _has_place(builder, 1):
+            return
+        full = full_hits(builder.state, seq)
+        if _is_passed_over(builder.state, seq, len(full), under_way):
+            continue
+        if not _has_place(builder, seq.weight) or not _admit_waiting(builder, seq, full):
             return
 
 
-def _has_place(builder: PlanBuilder, seq: TwinSequence) -> bool:
+def looks_up(state: State, seq: TwinSequence) -> bool:
+    """Whether its tokens are looked up in the prefix cache at all."""
+    wants_prompt_logprobs = seq.group.request.sampling_params.prompt_logprobs is not None
+    return state.cache.enable_prefix_caching and not wants_prompt_logprobs
+
+
+def full_hits(state: State, seq: TwinSequence) -> list[int]:
+    """P2.4: the cached blocks that its tokens begin with; at least one token is left."""
+    if not looks_up(state, seq):
+        return []
+    block_size = state.cache.block_size
+    most_full = (len(seq.token_ids) - 1) // block_size
+    keys = prefix_keys(seq, most_full, block_size=block_size, tags=state.tags)
+    return state.pool.full_hits(keys)
+
+
+def _has_place(builder: PlanBuilder, weight: int) -> bool:
     running, limit = builder.state.num_running, builder.state.scheduler.max_num_seqs
-    return builder.budget > 0 and running + seq.weight <= limit
+    return builder.budget > 0 and running + weight <= limit
+
+
+def _is_passed_over(
+    state: State, seq: TwinSequence, num_full_hits: int, under_way: BlocksUnderWay
+) -> bool:
+    """P2.4e: somebody else is computing the block behind its full hits, and it may hit that."""
+    if not state.scheduler.wait_for_prefix or not looks_up(state, seq):
+        return False
+    block_size = state.cache.block_size
+    if num_full_hits == (len(seq.token_ids) - 1) // block_size:
+        return False
+    keys = prefix_keys(seq, num_full_hits + 1, block_size=block_size, tags=state.tags)
+    return keys[num_full_hits] in under_way
 
 
 def _swap_in(builder: PlanBuilder, seq: TwinSequence) -> bool:
@@ -52,12 +89,12 @@ def _swap_in(builder: PlanBuilder, seq: TwinSequence) -> bool:
     return True
 
 
-def _admit_waiting(builder: PlanBuilder, seq: TwinSequence) -> bool:
+def _admit_waiting(builder: PlanBuilder, seq: TwinSequence, full: list[int]) -> bool:
     """P2.4; False, and nothing changed, if it fits neither with a partial hit nor without."""
-    hits = _look_up(builder, seq)
+    hits = _with_partial_hit(builder.state, seq, full)
     if hits.num_partial_tokens > 0 and _admit_with(builder, seq, hits):
         return True
-    return _admit_with(builder, seq, Hits(hits.full))
+    return _admit_with(builder, seq, Hits(full))
 
 
 def _admit_with(builder: PlanBuilder, seq: TwinSequence, hits: Hits) -> bool:
@@ -83,7 +120,7 @@ def _admit_with(builder: PlanBuilder, seq: TwinSequence, hits: Hits) -> bool:
         builder.pins.append(hits.source)
         builder.copies.append(BlockCopy(hits.source, new[0]))
         state.totals.partial_hits += 1
-    if _looks_up(builder, seq):
+    if looks_up(state, seq):
         state.totals.prefix_queries += len(seq.token_ids)
         state.totals.prefix_hit_tokens += num_hits
     state.start(seq)
@@ -91,26 +128,16 @@ def _admit_with(builder: PlanBuilder, seq: TwinSequence, hits: Hits) -> bool:
     return True
 
 
-def _look_up(builder: PlanBuilder, seq: TwinSequence) -> Hits:
-    """P2.4 and P2.4a: full hits and the best partial hit; at least one token is left."""
-    if not _looks_up(builder, seq):
-        return Hits([])
-    block_size, tags = builder.state.cache.block_size, builder.state.tags
-    most_full = (len(seq.token_ids) - 1) // block_size
-    keys = prefix_keys(seq, most_full, block_size=block_size, tags=tags)
-    full = builder.state.pool.full_hits(keys)
-    if not builder.state.cache.enable_partial_hits:
+def _with_partial_hit(state: State, seq: TwinSequence, full: list[int]) -> Hits:
+    """P2.4a: those full hits, and the best partial one behind them; at least one token is left."""
+    if not state.cache.enable_partial_hits or not looks_up(state, seq):
         return Hits(full)
+    block_size, tags = state.cache.block_size, state.tags
     start = len(full) * block_size
     most = min(block_size - 1, len(seq.token_ids) - 1 - start)
-    source, num_partial_tokens = builder.state.pool.partial_hit(
-        keys[len(full) - 1].digest if full else ROOT,
+    source, num_partial_tokens = state.pool.partial_hit(
+        seq.keys[len(full) - 1].digest if full else ROOT,
         block_extras(seq.group.request, len(full), block_size=block_size, tags=tags),
         seq.token_ids[start : start + most],
     )
     return Hits(full, source, num_partial_tokens)
-
-
-def _looks_up(builder: PlanBuilder, seq: TwinSequence) -> bool:
-    wants_prompt_logprobs = seq.group.request.sampling_params.prompt_logprobs is not None
-    return builder.state.cache.enable_prefix_caching and not wants_prompt_logprobs

@@ -2,8 +2,8 @@
 
 It is written from the policy alone and shares with the engine only the data that crosses
 between them, so that a mistake in either shows as a difference. Lists, sets and dicts; clear
-before fast. The clauses stand where they are applied: `planning`, `admission` and
-`plan_builder` have P2, `preemption` has P3, `closing` has P5 and the rest of P4, `memory` has
+before fast. The clauses stand where they are applied: `planning`, `admission`, `under_way`
+and `plan_builder` have P2, `preemption` has P3, `closing` has P5 and the rest of P4, `memory` has
 the blocks.
 """
 

@@ -35,8 +35,8 @@ TWIN = (
         "a hit whose admission fails for want of blocks",
         Edit(
             "pagetwin.simulator.admission:_admit_waiting",
-            "    hits = _look_up(builder, seq)\n",
-            "    hits = _look_up(builder, seq)\n"
+            "    hits = _with_partial_hit(builder.state, seq, full)\n",
+            "    hits = _with_partial_hit(builder.state, seq, full)\n"
             "    builder.state.totals.prefix_hit_tokens += hits.num_partial_tokens\n",
         ),
         bug="N02",
@@ -117,7 +117,7 @@ TWIN = (
         "The twin lets a hit cover the last token.",
         "a prompt of whole blocks, twice",
         Edit(
-            "pagetwin.simulator.admission:_look_up",
+            "pagetwin.simulator.admission:full_hits",
             "most_full = (len(seq.token_ids) - 1) // block_size",
             "most_full = len(seq.token_ids) // block_size",
         ),

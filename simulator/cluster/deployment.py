@@ -45,6 +45,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     policy: str = "fcfs"
     preemption_mode: PreemptionMode = "recompute"
     async_scheduling: bool = False
+    wait_for_prefix: bool = False
     price: float | None = None
     """Of a GPU and hour; None: the guess beside its datasheet."""
 
@@ -81,6 +82,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 policy=self.policy,
                 preemption_mode=self.preemption_mode,
                 async_scheduling=self.async_scheduling,
+                wait_for_prefix=self.wait_for_prefix,
             ),
             cost_model=cost_model or self._roofline(config),
             num_gpus=self.tp * self.pp,

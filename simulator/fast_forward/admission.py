@@ -5,7 +5,7 @@ latter stays so as long as what it has to its favour can only shrink: the free b
 nothing is released; what it finds in the prefix cache must not grow.
 """
 
-from pagetwin.simulator.memory import BlockPool
+from pagetwin.simulator.admission import full_hits, looks_up
 from pagetwin.simulator.sequence import TwinSequence, prefix_keys
 from pagetwin.simulator.state import State
 
@@ -16,8 +16,13 @@ def admits_nothing(state: State) -> bool:
     if not queue:
         return True
     head = queue[0]
-    budget = state.scheduler.max_num_batched_tokens - len(state.running)
-    if budget <= 0 or state.num_running + head.weight > state.scheduler.max_num_seqs:
+    knobs = state.scheduler
+    budget = knobs.max_num_batched_tokens - len(state.running)
+    if budget <= 0 or state.num_running >= knobs.max_num_seqs:
+        return True
+    if knobs.wait_for_prefix and _may_gain_a_hit(state, head):
+        return False  # it may be passed over (P2.4e), and keep nobody out
+    if state.num_running + head.weight > knobs.max_num_seqs:
         return True
     if state.cache.sliding_window > 0:
         return False  # windows release blocks
@@ -47,33 +52,29 @@ def _admission_lacks_blocks(state: State, head: TwinSequence, budget: int) -> bo
     if state.scheduler.long_prefill_token_threshold > 0:
         limit = min(limit, state.scheduler.long_prefill_token_threshold)
     num_tokens = len(head.token_ids)
-    looks_up = (
-        state.cache.enable_prefix_caching
-        and head.group.request.sampling_params.prompt_logprobs is None
-    )
-    if not looks_up:
+    if not looks_up(state, head):
         if num_tokens > limit and not state.scheduler.enable_chunked_prefill:
             return True
         needed = state.blocks_for(min(num_tokens, limit))
         return state.pool.num_free - needed < state.watermark
     if num_tokens > limit:
         return False
-    keys = prefix_keys(
-        head,
-        (num_tokens - 1) // state.cache.block_size,
-        block_size=state.cache.block_size,
-        tags=state.tags,
-    )
-    pool: BlockPool = state.pool
-    hits = pool.full_hits(keys)
+    hits = full_hits(state, head)
     needed = state.blocks_for(num_tokens) - len(hits)
-    if pool.num_free - pool.num_free_among(hits) - needed >= state.watermark:
+    if state.pool.num_free - state.pool.num_free_among(hits) - needed >= state.watermark:
         return False
-    return not any(_may_add_a_hit(state, seq, head, len(hits)) for seq in state.running)
+    return not _may_gain_a_hit(state, head)
 
 
-def _may_add_a_hit(state: State, seq: TwinSequence, head: TwinSequence, num_hits: int) -> bool:
-    """Whether a block that the running sequence fills may be the one after the head's hits."""
+def _may_gain_a_hit(state: State, head: TwinSequence) -> bool:
+    """Whether a block that a running sequence fills may be the one after the head's hits."""
+    if head.status == "swapped" or not looks_up(state, head):
+        return False
+    num_hits = len(full_hits(state, head))
+    return any(_fills_the_next(state, seq, head, num_hits) for seq in state.running)
+
+
+def _fills_the_next(state: State, seq: TwinSequence, head: TwinSequence, num_hits: int) -> bool:
     block_size = state.cache.block_size
     index = seq.num_computed_tokens // block_size
     if index > num_hits:

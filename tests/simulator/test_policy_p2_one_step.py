@@ -10,7 +10,7 @@ from pagetwin.engine.errors import RequestError
 from pagetwin.engine.step import BeamSelection, BlockCopy, Preemption, StepPlan
 
 if TYPE_CHECKING:
-    from tests.simulator.conftest import MakeReplica
+    from tests.simulator.conftest import MakeReplica, SteppedReplica
 
 
 def test_p2_1_the_budget_and_the_threshold_cut_prefills_and_decodes_go_on(
@@ -99,6 +99,120 @@ def test_p2_4c_a_request_that_does_not_fit_with_its_partial_hit_is_tried_without
     assert plan.introduced[0].block_ids == (2, 3, 1)
     assert replica.shares(plan) == [("b/0", 0, 11)]
     assert replica.counters().evictions == 1
+
+
+def make_waiting(make_replica: MakeReplica, **knobs: Any) -> SteppedReplica:
+    """Requests wait for a prefix that another computes (P2.4e)."""
+    knobs = {"num_blocks": 20, "enable_partial_hits": False, **knobs}
+    return make_replica(enable_prefix_caching=True, wait_for_prefix=True, **knobs)
+
+
+def test_p2_4e_a_request_waits_for_its_next_block_and_lets_others_by(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_waiting(make_replica)
+    replica.submit("a", [1, 2, 3, 4, 5, 6, 7, 8, 30])
+    replica.submit("b", [1, 2, 3, 4, 5, 6, 7, 8, 31])
+    replica.submit("c", [9, 2, 3, 4, 5])  # begins otherwise
+    replica.submit("d", [1, 2, 3, 4, 40, 41, 42, 43, 44])  # shares the first block only
+    assert replica.shares(replica.run_step()) == [("a/0", 0, 9), ("c/0", 0, 5)]
+    plan = replica.run_step()
+    assert replica.shares(plan) == [("a/0", 9, 1), ("c/0", 5, 1), ("b/0", 8, 1), ("d/0", 4, 5)]
+    assert [new.num_cached_tokens for new in plan.introduced] == [8, 4]
+    assert replica.counters().prefix_hit_tokens == 12
+
+
+def test_p2_4e_a_chunk_holds_up_those_who_need_its_blocks_and_no_others(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_waiting(make_replica, max_num_batched_tokens=8, max_num_seqs=4)
+    replica.submit("a", range(16))
+    replica.submit("b", [*range(16), 99])
+    replica.submit("c", [*range(5), 98])
+    replica.submit("d", [*range(8), 97])
+    assert replica.shares(replica.run_step()) == [("a/0", 0, 8)]
+    assert replica.shares(replica.run_step()) == [("a/0", 8, 8)]
+    # b passes from one chunk's blocks to the next; c and d had what they share, but no budget.
+    assert replica.shares(replica.run_step()) == [
+        *(("a/0", 16, 1), ("b/0", 16, 1)),
+        *(("c/0", 4, 2), ("d/0", 8, 1)),
+    ]
+
+
+def test_p2_4e_nobody_waits_for_the_last_token_or_for_a_block_that_is_not_filled(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_waiting(make_replica)
+    replica.submit("a", [1, 2, 3])
+    replica.submit("b", [1, 2, 3, 4, 5])  # a's block is not full after this step
+    replica.submit("c", [1, 2, 3, 4])  # its only block holds its last token
+    assert replica.shares(replica.run_step()) == [("a/0", 0, 3), ("b/0", 0, 5), ("c/0", 0, 4)]
+
+
+def test_p2_4e_who_skips_hits_does_not_wait_but_others_wait_for_it(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_waiting(make_replica)
+    replica.submit("a", [1, 2, 3, 4, 5], prompt_logprobs=1)
+    replica.submit("b", [1, 2, 3, 4, 5], prompt_logprobs=1)
+    replica.submit("c", [1, 2, 3, 4, 5])
+    replica.submit("d", [1, 2, 3, 4, 5], cache_salt="salt")  # the same tokens under another key
+    assert replica.shares(replica.run_step()) == [("a/0", 0, 5), ("b/0", 0, 5), ("d/0", 0, 5)]
+    assert replica.shares(replica.run_step())[-1] == ("c/0", 4, 1)
+
+
+def test_p2_4e_a_group_that_s_keeps_out_is_passed_over_first(make_replica: MakeReplica) -> None:
+    replica = make_waiting(make_replica, max_num_seqs=3)
+    replica.submit("a", [1, 2, 3, 4, 5], max_tokens=2)
+    replica.submit("b", [1, 2, 3, 4, 6], n=3)
+    replica.submit("c", [9, 9], max_tokens=1)
+    replica.submit("d", [8, 8], max_tokens=1)
+    assert [row[0] for row in replica.shares(replica.run_step())] == ["a/0", "c/0", "d/0"]
+    replica.submit("e", [7, 7])
+    assert replica.shares(replica.run_step()) == [("a/0", 5, 1)]  # now b is kept out, and keeps out
+    assert replica.shares(replica.run_step()) == [("b/0", 4, 1)]
+
+
+def test_p2_4e_blocks_of_the_step_in_flight_count_until_their_sequence_ends(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_waiting(make_replica, async_scheduling=True)
+    replica.submit("a", [1, 2, 3, 4, 5])
+    first = replica.plan_step()
+    replica.submit("b", [1, 2, 3, 4, 6])
+    second = replica.plan_step()
+    assert replica.shares(second) == [("a/0", 5, 1)]
+    replica.close(first)
+    assert replica.shares(replica.plan_step()) == [("a/0", 6, 1), ("b/0", 4, 1)]
+
+
+def test_p2_4e_an_aborted_sequence_s_blocks_do_not_count(make_replica: MakeReplica) -> None:
+    replica = make_waiting(make_replica, async_scheduling=True)
+    replica.submit("a", [1, 2, 3, 4, 5])
+    first = replica.plan_step()
+    replica.submit("b", [1, 2, 3, 4, 6])
+    replica.abort_request("a")
+    assert replica.shares(replica.plan_step()) == [("b/0", 0, 5)]
+    replica.close(first)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_p2_4e_a_block_counts_once_its_placeholder_is_known(
+    make_replica: MakeReplica, is_known: bool
+) -> None:
+    replica = make_waiting(make_replica, async_scheduling=True)
+    replica.submit("a", [1, 2, 3])
+    first = replica.plan_step()
+    if not is_known:
+        replica.submit("b", [1, 2, 3, 4, 5])
+    second = replica.plan_step()  # fills a's block with its first token
+    assert ("a/0", 3, 1) in replica.shares(second)
+    replica.close(first, {"a/0": 4})
+    if is_known:
+        replica.submit("b", [1, 2, 3, 4, 5])
+        assert replica.shares(replica.plan_step()) == [("a/0", 4, 1)]
+    else:
+        assert replica.shares(second)[-1] == ("b/0", 0, 5)
 
 
 @pytest.mark.parametrize(

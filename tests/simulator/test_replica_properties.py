@@ -16,8 +16,9 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
-from pagetwin.engine.step import StepPlan, StepResult
+from pagetwin.engine.step import ScheduledSequence, StepPlan, StepResult
 from pagetwin.simulator.replica import Replica
+from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import State
 from pagetwin.simulator.token_source import ScriptedTokens, hashed_token
 
@@ -207,6 +208,7 @@ def advance(
         if plan.preempted:
             assert not in_flight  # P5.3b
             queues.check_victims(plan, state, done)
+        queues.check_passing_over(state, done)
         check_plan(plan, state.cache, state.scheduler)
         done.seen["run ahead"] += bool(in_flight)
         done.seen["swap in"] += len(plan.swap_ins)
@@ -246,6 +248,7 @@ class QueuesBefore:
         self.resting = [seq.seq_id for seq in resting]
         self.stuck = [seq.seq_id for seq in stuck]
         self.returned = [seq.seq_id for seq in state.returned]
+        self.waiting = state.waiting
 
     def check_victims(self, plan: StepPlan, state: State, done: Run) -> None:
         victims = [victim.seq_id for victim in plan.preempted]
@@ -264,6 +267,57 @@ class QueuesBefore:
         done.seen["resting beam of a whole group preempted"] += bool(
             set(self.resting) & set(victims) - set(self.stuck)
         )
+
+    def check_passing_over(self, state: State, done: Run) -> None:
+        """P2.4e by the tokens: who was admitted, and who stands in front of one that was."""
+        plan, rows = state.flights[-1].plan, state.flights[-1].rows
+        cached = {new.seq_id: new.num_cached_tokens for new in plan.introduced}
+        filling = [
+            (seq, row)
+            for flight in state.flights[:-1]
+            for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True)
+            if seq.status != "ended"
+        ]
+        num_in_flight = len(filling)
+        filling += zip(rows, plan.scheduled, strict=True)
+        admitted = [seq for seq in self.waiting if seq.status == "running"]
+        for seq in admitted if state.scheduler.wait_for_prefix else []:
+            place = num_in_flight + rows.index(seq)
+            index = cached[seq.seq_id] // state.cache.block_size
+            assert not fillers(state, filling[:place], seq, index)
+        last = self.waiting.index(admitted[-1]) if admitted else 0
+        for seq in self.waiting[:last]:
+            if seq in admitted:
+                continue
+            blocks = range((len(seq.token_ids) - 1) // state.cache.block_size)
+            by = {row for index in blocks for row in fillers(state, filling, seq, index)}
+            assert by, f"{seq.seq_id} is passed over, and nobody computes a block of it"
+            assert state.scheduler.wait_for_prefix
+            kind = "in flight" if max(by) < num_in_flight else "in the plan"
+            done.seen[f"passed over for a block {kind}"] += 1
+            done.seen["passed over after a preemption"] += seq.group.was_scheduled
+            done.seen["passed over as a group"] += seq.weight > 1
+
+
+def fillers(
+    state: State,
+    rows: Sequence[tuple[TwinSequence, ScheduledSequence]],
+    seq: TwinSequence,
+    index: int,
+) -> list[int]:
+    """Which of the rows fill a block that is block `index` of the sequence, if it may hit that."""
+    end = (index + 1) * state.cache.block_size
+    skips_hits = seq.group.request.sampling_params.prompt_logprobs is not None
+    if not state.cache.enable_prefix_caching or skips_hits or end >= len(seq.token_ids):
+        return []
+    return [
+        place
+        for place, (other, row) in enumerate(rows)
+        if row.num_computed_tokens < end <= row.num_computed_tokens + row.num_scheduled_tokens
+        and end <= len(other.token_ids)
+        and other.token_ids[:end] == seq.token_ids[:end]
+        and other.group.request.cache_salt == seq.group.request.cache_salt
+    ]
 
 
 def check_plan(plan: StepPlan, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
@@ -386,6 +440,22 @@ def build_long_request(pick: Pick, number: int) -> Request:
     )
 
 
+def build_family_case(pick: Pick) -> Case:
+    """Requests that begin alike, one on the heels of the other, and wait for each other."""
+    case = build_case(pick)
+    families = [tuple(pick([0, 1]) for _ in range(12)) for _ in range(2)]
+    requests = [
+        msgspec.structs.replace(
+            request,
+            prompt_token_ids=pick(families)[: pick(range(4, 13))] + request.prompt_token_ids[:2],
+            cache_salt=None,
+        )
+        for request in case.requests
+    ]
+    cache = msgspec.structs.replace(case.cache, enable_prefix_caching=True, block_size=2)
+    return waiting_for_prefixes(replace(case, cache=cache, requests=requests))
+
+
 def tokens_at_most(request: Request) -> int:
     return len(request.prompt_token_ids) + (request.sampling_params.max_tokens or 0)
 
@@ -394,7 +464,14 @@ def tokens_at_most(request: Request) -> int:
 def cases(draw: st.DrawFn) -> Case:
     """Shrinks to few short requests, a small pool, and the first choice of every knob."""
     case = build_case(lambda options: draw(st.sampled_from(options)))
+    if draw(st.booleans()):
+        case = waiting_for_prefixes(case)
     return replace(case, fail_every=draw(st.sampled_from([0, 20])))
+
+
+def waiting_for_prefixes(case: Case) -> Case:
+    scheduler = msgspec.structs.replace(case.scheduler, wait_for_prefix=True)
+    return replace(case, scheduler=scheduler)
 
 
 @settings(
@@ -431,6 +508,18 @@ def test_so_it_does_where_beams_and_long_samples_are_in_each_other_s_way() -> No
         *("preemptions_recompute", "preemptions_swap", "cow_copies", "run ahead", "beams"),
         *("stuck beam goes before the last", "resting beam of a whole group preempted"),
         "resting beam makes room for the head",
+    ]
+    assert not [name for name in happened if seen[name] == 0], seen
+
+
+def test_so_it_does_where_requests_wait_for_each_other_s_prefixes() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(NUM_SEEDS):
+        seen.update(run(build_family_case(random.Random(seed).choice)).seen)
+    happened = [
+        *("passed over for a block in flight", "passed over for a block in the plan"),
+        *("passed over after a preemption", "passed over as a group"),
+        *("preemptions_recompute", "preemptions_swap", "evictions", "aborts", "abort in flight"),
     ]
     assert not [name for name in happened if seen[name] == 0], seen
 

@@ -34,6 +34,7 @@ def plan(
         int | None, typer.Option(metavar="N", help="Of a trace: only the first so many.")
     ] = None,
     max_model_len: knobs.MaxModelLen = None,
+    wait_for_prefix: knobs.WaitForPrefix = None,
     dtype: knobs.DType = None,
     confidence: Annotated[
         float, typer.Option(metavar="X", help="That the objective is met.")
@@ -78,6 +79,7 @@ def plan(
         profile=profile,
         max_gpus=max_gpus,
         max_model_len=max_model_len,
+        wait_for_prefix=wait_for_prefix,
         dtype=dtype,
         confidence=confidence,
         max_seeds=max_seeds,

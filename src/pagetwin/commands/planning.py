@@ -62,6 +62,7 @@ class Planning:
     profile: Path | None
     max_gpus: int
     max_model_len: int | None
+    wait_for_prefix: bool | None
     dtype: str | None
     confidence: float
     max_seeds: int
@@ -72,7 +73,13 @@ class Planning:
         task = self._task()
         parse_workload(task.workload).begin(0)
         choices = Choices(gpus=self.gpus, tp=self.tp, kv_dtype=self.kv_dtypes)
-        base = Deployment(**knobs.given(max_model_len=self.max_model_len, dtype=self.dtype))
+        base = Deployment(
+            **knobs.given(
+                max_model_len=self.max_model_len,
+                wait_for_prefix=self.wait_for_prefix,
+                dtype=self.dtype,
+            )
+        )
         with ExitStack() as stack:
             trier: LocalRunner | RayRunner = (
                 RayRunner(task) if on_ray else LocalRunner(task, processes)

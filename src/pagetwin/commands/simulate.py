@@ -46,6 +46,7 @@ def simulate(
     ] = None,
     gpu_memory_utilization: knobs.GpuMemoryUtilization = None,
     async_scheduling: knobs.AsyncScheduling = None,
+    wait_for_prefix: knobs.WaitForPrefix = None,
     policy: Annotated[
         str | None, typer.Option(metavar="NAME", help="Scheduling: fcfs, priority or your own.")
     ] = None,
@@ -144,6 +145,7 @@ def simulate(
         long_prefill_token_threshold=long_prefill_token_threshold,
         policy=policy,
         async_scheduling=async_scheduling,
+        wait_for_prefix=wait_for_prefix,
         price=price,
     )
     cluster = cluster_of(

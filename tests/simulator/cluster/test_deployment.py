@@ -9,6 +9,7 @@ from pagetwin.simulator.costs.basis import Rise
 from pagetwin.simulator.costs.known_models import KNOWN, config_named
 from pagetwin.simulator.costs.model_shape import shape_of
 from pagetwin.simulator.costs.profile import EagerCosts, Profile, StepCosts, subject_of
+from pagetwin.simulator.simulate import simulate
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,17 @@ def test_a_pool_changes_what_it_names() -> None:
     changed = deployment_of("gpu=h200,replicas=2,prefix_caching=false,role=decode", base)
     assert (changed.gpu, changed.replicas, changed.prefix_caching) == ("h200", 2, False)
     assert (changed.role, changed.max_num_seqs) == ("decode", 64)
+
+
+def test_who_waits_for_a_prefix_finds_it_where_prompts_come_together() -> None:
+    """Eight prompts begin alike and come at once: one of them computes what they share."""
+    hits = {}
+    for waits in (False, True):
+        base = Deployment(max_model_len=4096, max_num_batched_tokens=8192, num_blocks=2000)
+        pool = deployment_of(f"wait_for_prefix={waits}", base).pool("p", KNOWN["Qwen3-8B"])
+        result = simulate("offline:system=640,input=100,output=4,requests=8", pool)
+        hits[waits] = result.nodes[0].counters.prefix_hit_tokens
+    assert hits == {False: 0, True: 7 * 640}
 
 
 @pytest.mark.parametrize(

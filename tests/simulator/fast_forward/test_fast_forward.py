@@ -3,10 +3,12 @@
 import random
 from collections import Counter
 from collections.abc import Generator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import simpy
+from msgspec import structs
 
 from pagetwin.conformance.timed_cases import STEP_S, TimedCase, make_case
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
@@ -70,8 +72,14 @@ def features(case: TimedCase, result: SimulationResult) -> list[str]:
         "priority": case.scheduler.policy == "priority",
         "window": case.cache.sliding_window > 0,
         "lookahead": case.scheduler.num_lookahead_slots > 0,
+        "passing over": case.scheduler.wait_for_prefix and result != step_through(impatient(case)),
     }
     return [name for name, is_there in seen.items() if is_there]
+
+
+def impatient(case: TimedCase) -> TimedCase:
+    """The same where nobody is passed over."""
+    return replace(case, scheduler=structs.replace(case.scheduler, wait_for_prefix=False))
 
 
 def test_random_runs_give_the_same_records_and_timings() -> None:
@@ -119,6 +127,7 @@ ALL_FEATURES = (
     "priority",
     "window",
     "lookahead",
+    "passing over",
 )
 
 
@@ -150,7 +159,7 @@ def test_a_router_sees_the_same_loads_at_any_time() -> None:
     for seed in range(60):
         case = make_case(seed)
         rng = random.Random(seed)
-        end = step_through(case).end_ticks + 1
+        end = max(1, step_through(case).end_ticks) + 1
         ticks = sorted(rng.randrange(1, end) for _ in range(40))
         stepped = probed(case, ReplicaProcess, ticks)
         assert probed(case, FastForwardProcess, ticks) == stepped, f"seed {seed}"
