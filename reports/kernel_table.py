@@ -1,20 +1,22 @@
 """Kernels' times as a table: against what the device reaches, and against FA3 where it ran."""
 
+from collections.abc import Iterable
+
 from pagetwin.conformance.bench.kernel_result import Ceilings, KernelReport, KernelRow
-from pagetwin.reports.peers import AttentionPeer, Peers
+from pagetwin.reports.peers import AttentionPeer, Peers, measured_on
 from pagetwin.reports.tables import Table, number
 
 
-def kernel_table(report: KernelReport, peers: Peers | None) -> Table:
+def kernel_table(report: KernelReport, peers: Iterable[Peers]) -> Table:
     """A row per kernel and shape; where a peer did the same work, how many times ours fits in."""
+    peer = measured_on(report.device, peers)
     columns = ["kernel", "rows", "shape", "us", "GB/s", "of copy", "TFLOP/s", "of matmul"]
-    columns += ["alone us", "FA3 alone", "FA3 / ours"] if peers else []
+    columns += ["alone us", "FA3 alone", "FA3 / ours"] if peer else []
     rows = []
     for row in report.rows:
         cells = [row.kernel, str(row.rows), row.shape, *_speed(row, report.ceilings)]
-        if peers:
-            peer = peers.case(row.compared_with) if row.compared_with else None
-            cells += _beside(row, peer)
+        if peer:
+            cells += _beside(row, peer.case(row.compared_with) if row.compared_with else None)
         rows.append(cells)
     return Table(columns, rows, num_left=3)
 
@@ -29,29 +31,31 @@ def kernel_grid(report: KernelReport) -> Table:
     return Table(["kernel", "shape", *map(str, columns)], rows, num_left=2)
 
 
-def attention_table(report: KernelReport, peers: Peers | None) -> Table:
-    """The cases that peers were timed on, with the peer's rate beside ours."""
+def attention_table(report: KernelReport, peers: Iterable[Peers]) -> Table:
+    """The cases that peers are timed on, with the rate of the same device's peer beside ours."""
+    peer = measured_on(report.device, peers)
     columns = ["case", "us", "alone us", "GB/s", "TFLOP/s"]
-    columns += ["FA3 us", "FA3 GB/s", "FA3 TFLOP/s", "FA3 / ours"] if peers else []
+    columns += ["FA3 us", "FA3 GB/s", "FA3 TFLOP/s", "FA3 / ours"] if peer else []
     rows = []
     for row in report.rows:
         if row.compared_with is None or row.error:
             continue
         cells = [row.shape, number(row.us), number(row.alone_us)]
         cells += [number(row.gb_per_s), number(row.tflops)]
-        if peers:
-            peer = peers.case(row.compared_with)
-            fa3 = peer.fa3 if peer else None
+        if peer:
+            case = peer.case(row.compared_with)
+            fa3 = case.fa3 if case else None
             cells += [number(v) for v in (fa3.us, fa3.gb_per_s, fa3.tflops)] if fa3 else [""] * 3
-            cells.append(_beside(row, peer)[-1])
+            cells.append(_beside(row, case)[-1])
         rows.append(cells)
     return Table(columns, rows)
 
 
-def ceilings_table(report: KernelReport, peers: Peers | None) -> Table:
-    """What the device reaches on the plainest work, now and when the peers ran."""
-    columns = ["ceiling", "measured"] + (["when peers were measured"] if peers else [])
-    then = peers.ceilings if peers else {}
+def ceilings_table(report: KernelReport, peers: Iterable[Peers]) -> Table:
+    """What the device reaches on the plainest work, now and when the peers ran on its kind."""
+    peer = measured_on(report.device, peers)
+    columns = ["ceiling", "measured"] + (["when peers were measured"] if peer else [])
+    then = peer.ceilings if peer else {}
     now = report.ceilings
     rows = [
         ["copy, GB/s", number(now.copy_gb_per_s, 4), number(then.get("copy_gb_per_s"), 4)],
@@ -97,7 +101,8 @@ def _speed(row: KernelRow, ceilings: Ceilings) -> list[str]:
     ]
 
 
-def _beside(row: KernelRow, peer: AttentionPeer | None) -> list[str]:
-    if peer is None or row.alone_us is None:
+def _beside(row: KernelRow, case: AttentionPeer | None) -> list[str]:
+    fa3 = case.fa3 if case else None
+    if fa3 is None or row.alone_us is None:
         return ["", "", ""]
-    return [number(row.alone_us), number(peer.fa3.us), f"{peer.fa3.us / row.alone_us:.2f}"]
+    return [number(row.alone_us), number(fa3.us), f"{fa3.us / row.alone_us:.2f}"]

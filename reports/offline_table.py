@@ -1,22 +1,25 @@
 """Offline results as tables: ours, beside another engine where it ran on the same device."""
 
+from collections.abc import Iterable
+
 from pagetwin.conformance.bench.offline_result import OfflineReport, OfflineRow, OnlineRow
 from pagetwin.conformance.bench.work import Work
-from pagetwin.reports.peers import Peers
+from pagetwin.reports.peers import Peers, measured_on
 from pagetwin.reports.tables import Table, number
 
 
-def offline_table(report: OfflineReport, peers: Peers | None) -> Table:
-    """A row per model and workload; rates are of output tokens, or of all for long prefills."""
+def offline_table(report: OfflineReport, peers: Iterable[Peers]) -> Table:
+    """A row per model and workload, beside the engine that ran the same on the same device."""
+    peer = measured_on(report.device, peers)
     columns = ["model", "workload", "seconds", "output tok/s", "total tok/s"]
-    columns += [peers.engine, "ratio"] if peers else []
+    columns += [peer.engine, "ratio"] if peer else []
     columns += ["steps", "preempted", "hits"]
     rows = []
     for row in report.rows:
         cells = [row.model, shown_workload(row), number(min(row.seconds))]
         cells += [number(row.output_tokens_per_s, 4), number(row.total_tokens_per_s, 4)]
-        if peers:
-            cells += _beside(row, peers)
+        if peer:
+            cells += _beside(row, peer)
         best = row.best
         hits = best.prefix_hit_tokens / best.prefix_queries if best.prefix_queries else 0.0
         cells += [str(best.steps), str(best.preemptions), f"{hits:.0%}"]
@@ -45,24 +48,25 @@ def shown_workload(row: OfflineRow | OnlineRow) -> str:
     return row.workload if row.shrunk_by == 1 else f"{row.workload} / {row.shrunk_by}"
 
 
-def _beside(row: OfflineRow, peers: Peers) -> list[str]:
+def _beside(row: OfflineRow, peer: Peers) -> list[str]:
     """The peer's seconds, and how many times ours fit into them."""
-    peer = peers.row(row.model, row.workload)
-    if peer is None or row.shrunk_by != 1:
+    theirs = peer.row(row.model, row.workload)
+    if theirs is None or row.shrunk_by != 1:
         return ["", ""]
-    return [f"{number(min(peer.seconds))} s", f"{min(peer.seconds) / min(row.seconds):.2f}"]
+    return [f"{number(min(theirs.seconds))} s", f"{min(theirs.seconds) / min(row.seconds):.2f}"]
 
 
-def startup_table(report: OfflineReport, peers: Peers | None) -> Table:
+def startup_table(report: OfflineReport, peers: Iterable[Peers]) -> Table:
     """Seconds from an interpreter that has imported nothing to an engine that is ready."""
+    peer = measured_on(report.device, peers)
     phases = list(dict.fromkeys(name for run in report.models.values() for name in run.startup_s))
-    columns = ["model", *phases, "total"] + ([peers.engine] if peers else [])
+    columns = ["model", *phases, "total"] + ([peer.engine] if peer else [])
     rows = []
     for model, run in report.models.items():
         cells = [model, *(number(run.startup_s.get(phase)) for phase in phases)]
         cells.append(number(sum(run.startup_s.values())))
-        if peers:
-            cells.append(number(peers.startup_s.get(model)))
+        if peer:
+            cells.append(number(peer.startup_s.get(model)))
         rows.append(cells)
     return Table(columns, rows)
 

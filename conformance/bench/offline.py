@@ -7,7 +7,7 @@ arrive by themselves. `measure` times the imports too, so nothing heavy is impor
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -126,16 +126,6 @@ def measure(
         models={model_name(model): run},
         rows=rows,
         online=online,
-    )
-
-
-def combined(reports: Sequence[OfflineReport]) -> OfflineReport:
-    """One report of several models, measured one after the other."""
-    return msgspec.structs.replace(
-        reports[0],
-        models={name: run for report in reports for name, run in report.models.items()},
-        rows=tuple(row for report in reports for row in report.rows),
-        online=tuple(row for report in reports for row in report.online),
     )
 
 

@@ -19,6 +19,7 @@ PEERS = Peers(
     device="a GPU",
     date="2026-11-22",
     versions={},
+    origin="made up",
     ceilings={"copy_gb_per_s": 1234.5, "matmul_bf16_tflops": 99.0},
     attention=(AttentionPeer("decode", SPEED, SPEED),),
     engine="other 1.0",
@@ -70,17 +71,31 @@ def test_a_row_is_the_median_of_its_samples() -> None:
 
 
 def test_times_stand_beside_the_ceilings(report: KernelReport) -> None:
-    table = kernel_table(report, None)
+    table = kernel_table(report, [])
     assert table.rows[1] == ["rms_norm", "1", "64", "10.0", "100", "50%", "100", "25%"]
     assert table.rows[2][:4] == ["odd", "7", "9", "failed"]
 
 
 def test_a_peer_is_compared_with_the_launch_alone(report: KernelReport) -> None:
-    table = kernel_table(report, PEERS)
+    table = kernel_table(report, [PEERS])
     assert table.rows[0][-3:] == ["16.0", "20.0", "1.25"]
     assert table.rows[1][-3:] == ["", "", ""]
-    [shown] = attention_table(report, PEERS).rows
+    [shown] = attention_table(report, [PEERS]).rows
     assert shown == ["decode", "10.0", "16.0", "100", "100", "20.0", "50.0", "1.00", "1.25"]
+
+
+def test_a_peer_of_another_device_is_not_shown_at_all(report: KernelReport) -> None:
+    elsewhere = msgspec.structs.replace(PEERS, device="a GPU of another kind")
+    for table in (kernel_table, attention_table, ceilings_table):
+        assert table(report, [elsewhere]) == table(report, [])
+        assert table(report, [elsewhere, PEERS]) == table(report, [PEERS])
+        assert table(report, [PEERS]) != table(report, [])
+
+
+def test_a_peer_that_did_not_run_leaves_its_cells_empty(report: KernelReport) -> None:
+    broken = msgspec.structs.replace(PEERS, attention=(AttentionPeer("decode", None, SPEED),))
+    [shown] = attention_table(report, [broken]).rows
+    assert shown[-4:] == ["", "", "", ""]
 
 
 def test_a_grid_has_a_column_for_each_number_of_rows(report: KernelReport) -> None:
@@ -90,8 +105,8 @@ def test_a_grid_has_a_column_for_each_number_of_rows(report: KernelReport) -> No
 
 
 def test_ceilings_stand_beside_those_of_the_peers_day(report: KernelReport) -> None:
-    assert ceilings_table(report, PEERS).rows[0] == ["copy, GB/s", "200.0", "1,234"]
-    assert ceilings_table(report, None).columns == ["ceiling", "measured"]
+    assert ceilings_table(report, [PEERS]).rows[0] == ["copy, GB/s", "200.0", "1,234"]
+    assert ceilings_table(report, []).columns == ["ceiling", "measured"]
     assert "200.0 GB/s" in ceilings_line(report.ceilings)
 
 

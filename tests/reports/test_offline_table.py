@@ -7,7 +7,7 @@ from pagetwin.conformance.bench.offline_result import ModelRun, OfflineReport, O
 from pagetwin.conformance.bench.work import ModelSizes, Work
 from pagetwin.conformance.bench.workloads import BenchRequest
 from pagetwin.reports.offline_table import floor_s, floor_table, offline_table, startup_table
-from pagetwin.reports.peers import BASELINES, EnginePeer, Peers, load_peers, peers_of
+from pagetwin.reports.peers import EnginePeer, Peers, load_peers, measured_on
 
 WORK = Work(
     min_steps=2,
@@ -20,11 +20,21 @@ PEERS = Peers(
     device="a GPU",
     date="2026-11-22",
     versions={},
+    origin="made up",
     ceilings={},
     attention=(),
     engine="other 1.0",
     startup_s={"tiny": 60.0},
-    rows=(EnginePeer("tiny", "chat", (3.0, 2.0), 2.0, 4.0),),
+    rows=(
+        EnginePeer(
+            model="tiny",
+            workload="chat",
+            num_requests=1,
+            prompt_tokens=3,
+            output_tokens=4,
+            seconds=(3.0, 2.0),
+        ),
+    ),
 )
 
 
@@ -70,25 +80,25 @@ def cells(text: str) -> list[str]:
 
 
 def test_a_row_shows_its_fastest_pass() -> None:
-    shown = cells(offline_table(made_up_report(), None).text())
+    shown = cells(offline_table(made_up_report(), ()).text())
     assert shown == ["tiny", "chat", "1.00", "4.000", "7.000", "10", "0", "50%"]
 
 
 def test_a_peer_that_ran_the_same_stands_beside_it() -> None:
-    shown = offline_table(made_up_report(), PEERS)
+    shown = offline_table(made_up_report(), [PEERS])
     assert "other 1.0" in shown.columns
     assert "2.00 s" in shown.rows[0]
     assert shown.rows[0][shown.columns.index("ratio")] == "2.00"
 
 
 def test_a_shrunk_workload_is_compared_with_nothing() -> None:
-    shown = offline_table(made_up_report(shrunk_by=4), PEERS)
+    shown = offline_table(made_up_report(shrunk_by=4), [PEERS])
     assert shown.rows[0][1] == "chat / 4"
     assert shown.rows[0][shown.columns.index("ratio")] == ""
 
 
 def test_start_up_is_shown_by_phase() -> None:
-    table = startup_table(made_up_report(), PEERS)
+    table = startup_table(made_up_report(), [PEERS])
     assert table.columns == ["model", "import", "load", "total", "other 1.0"]
     assert table.rows == [["tiny", "1.50", "0.500", "2.00", "60.0"]]
 
@@ -100,20 +110,21 @@ def test_of_reading_and_arithmetic_the_longer_one_counts_in_each_kind_of_kernel(
     assert row[-1] == f"{1.0 / 0.07:.2f}"
 
 
-def test_the_committed_peers_hold_ten_engine_rows_and_fifteen_attention_cases() -> None:
+def test_a_peer_of_another_device_is_not_shown_at_all() -> None:
+    elsewhere = msgspec.structs.replace(PEERS, device="a GPU of another kind")
+    report = made_up_report()
+    assert offline_table(report, [elsewhere]) == offline_table(report, [])
+    assert startup_table(report, [elsewhere]) == startup_table(report, [])
+    assert offline_table(report, [elsewhere, PEERS]) == offline_table(report, [PEERS])
+    assert "ratio" in offline_table(report, [PEERS]).columns
+
+
+def test_the_committed_peers_of_each_device_hold_ten_engine_rows_and_fifteen_cases() -> None:
     peers = load_peers()
-    assert len(peers.rows) == 10
-    assert len(peers.attention) == 15
-    assert peers_of(peers.device) == peers
-    assert peers_of("another device") is None
-    for row in peers.rows:
-        assert peers.row(row.model, row.workload) == row
-        assert row.output_tokens_per_s < row.total_tokens_per_s
-
-
-def test_peers_rates_follow_from_their_seconds() -> None:
-    document = msgspec.json.decode((BASELINES / "peers.json").read_bytes())
-    for row in document["rows"]:
-        assert row["output_tokens_per_s"] == pytest.approx(
-            row["output_tokens"] / min(row["seconds"]), rel=1e-4
-        )
+    assert len({one.device for one in peers}) == len(peers) >= 1
+    for one in peers:
+        assert measured_on(one.device, peers) == one
+        assert len(one.rows) == 10
+        assert len(one.attention) == 15
+        assert all(one.row(row.model, row.workload) == row for row in one.rows)
+    assert measured_on("another device", peers) is None

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pagetwin.commands import knobs
-from pagetwin.commands.writing import as_json_document, written, written_if_named
+from pagetwin.commands import bench_results, knobs
+from pagetwin.commands.writing import as_json_document, written_if_named
 from pagetwin.engine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from pagetwin.conformance.bench.offline_result import OfflineReport
 
 bench = typer.Typer(help="Measure whole engines and kernels on fixed work.")
+for command in (
+    bench_results.tables,
+    bench_results.combine,
+    bench_results.stamp,
+    bench_results.peers,
+    bench_results.compact,
+):
+    bench.command()(command)
 
 Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Where the JSON goes.")]
 AsJson = Annotated[
@@ -75,7 +83,8 @@ def offline(
     engines were measured on.
     """
     from pagetwin.conformance.bench.arrivals import Arrivals
-    from pagetwin.conformance.bench.offline import OfflineOptions, combined
+    from pagetwin.conformance.bench.combining import combined
+    from pagetwin.conformance.bench.offline import OfflineOptions
 
     if record is not None and len(model) > 1:
         raise ConfigError("--record is for one model; measure the models one after the other")
@@ -100,14 +109,14 @@ def offline(
         ),
     )
     with written_if_named(record) as history, written_if_named(out) as result:
-        reports = [_measure(options, one, history) for one in options.models]
-        document = as_json_document(combined(reports))
+        report = combined([_measure(options, one, history) for one in options.models])
+        document = as_json_document(report)
         if result is not None:
             result.write_bytes(document)
     if as_json:
         print(document.decode(), end="")
     else:
-        _print_offline(combined(reports))
+        _print_offline(report)
 
 
 @bench.command()
@@ -134,7 +143,7 @@ def kernels(
     from pagetwin.conformance.bench.shapes import Shapes
     from pagetwin.conformance.bench.timing import Timers, time_alone, time_in_graph
     from pagetwin.reports.kernel_table import ceilings_line, failures, kernel_table
-    from pagetwin.reports.peers import peers_of
+    from pagetwin.reports.peers import load_peers
 
     cases = chosen(all_cases(Shapes()), only or [])
     timers = Timers(in_graph=time_in_graph, alone=time_alone)
@@ -147,7 +156,7 @@ def kernels(
         print(document.decode(), end="")
     else:
         print(f"{report.device}; {ceilings_line(report.ceilings)}\n")
-        print(kernel_table(report, peers_of(report.device)).text())
+        print(kernel_table(report, load_peers()).text())
     problems = failures(report)
     if problems:
         print("\n".join(problems), file=sys.stderr)
@@ -191,61 +200,6 @@ def simulator(
     else:
         print(f"{report.machine['processor']}; {report.workload}\n")
         print(simulator_table(report, load_simulator_peers()).text())
-
-
-@bench.command()
-def tables(
-    page: Annotated[Path, typer.Argument(metavar="PAGE", help="The page to fill.")] = Path(
-        "docs/performance.md"
-    ),
-    *,
-    baselines: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the results are.")
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Change nothing; exit with 1 if the page is stale.")
-    ] = False,
-) -> None:
-    """Fill the tables of a page from committed results."""
-    from pagetwin.reports.peers import BASELINES
-    from pagetwin.reports.performance_page import filled
-
-    before = page.read_text(encoding="utf-8")
-    after = filled(before, baselines or BASELINES)
-    if before == after:
-        print(f"{page} agrees with the results")
-    elif check:
-        print(f"{page} does not agree with the results; run 'pagetwin bench tables {page}'")
-        raise typer.Exit(1)
-    else:
-        with written(page) as place:
-            place.write_text(after, encoding="utf-8")
-        print(f"{page} has new tables")
-
-
-@bench.command()
-def compact(
-    history: Annotated[Path, typer.Argument(metavar="HISTORY", help="JSON Lines, or .xz or .gz.")],
-    *,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: beside it, .compact.xz.")
-    ] = None,
-) -> None:
-    """Keep a recorded history in a thousandth of its size.
-
-    Times, requests and digests of the decisions remain; `calibrate`, `validate` and `whatif` read
-    it as they read the whole, and run the twin to get the decisions back.
-    """
-    from pagetwin.simulator.recordings.compact import SUFFIX
-    from pagetwin.simulator.recordings.reading import compact_file, is_compact
-
-    place = out or history.with_name(history.name.partition(".jsonl")[0] + SUFFIX)
-    if not is_compact(place):
-        raise ConfigError(f"--out {place}: a compact history's name ends in {SUFFIX}")
-    data = compact_file(history)
-    with written(place) as path:
-        path.write_bytes(data)
-    print(f"{place}: {len(data):,} bytes")
 
 
 @bench.command()
@@ -296,22 +250,6 @@ def elsewhere(
     print(elsewhere_table([result]).text())
 
 
-@bench.command()
-def stamp(
-    result: Annotated[Path, typer.Argument(metavar="FILE", help="A result's JSON.")],
-) -> None:
-    """Name the commit in a result that was measured away from the repository.
-
-    The result has a digest of the sources that it was measured with; those here must be the same
-    and committed.
-    """
-    from pagetwin.reports.stamping import stamped
-
-    document = stamped(result)
-    with written(result) as place:
-        place.write_bytes(document)
-
-
 def _measure(options: "OfflineOptions", model: str, record: Path | None) -> "OfflineReport":
     """Here where there is one model; else each in a process of its own, which starts empty."""
     if len(options.models) == 1:
@@ -339,9 +277,9 @@ def _workloads(names: list[str]) -> tuple[str, ...]:
 
 def _print_offline(report: "OfflineReport") -> None:
     from pagetwin.reports.offline_table import offline_table, online_table, startup_table
-    from pagetwin.reports.peers import peers_of
+    from pagetwin.reports.peers import load_peers
 
-    peers = peers_of(report.device)
+    peers = load_peers()
     repeats = len(report.rows[0].passes)
     print(f"{report.device}; of {repeats} passes each, the fastest\n")
     print(offline_table(report, peers).text())

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pagetwin.conformance.bench.offline import OfflineOptions, combined, measure
+from pagetwin.conformance.bench.offline import OfflineOptions, measure
 from pagetwin.conformance.bench.offline_result import OfflineReport
 from pagetwin.conformance.bench.workloads import WORKLOADS, digest, shrunk
 from pagetwin.engine.errors import ConfigError
@@ -81,13 +81,6 @@ def test_a_report_says_what_it_depends_on(report: OfflineReport) -> None:
 def test_a_report_survives_its_file(report: OfflineReport) -> None:
     written = msgspec.json.encode(report)
     assert msgspec.json.decode(written, type=OfflineReport) == report
-
-
-def test_reports_of_several_models_become_one(report: OfflineReport) -> None:
-    other = msgspec.structs.replace(report, models={"other": report.models["tiny"]})
-    both = combined([report, other])
-    assert list(both.models) == ["tiny", "other"]
-    assert len(both.rows) == 10
 
 
 def test_preemptions_are_counted(model_folder: Path) -> None:
