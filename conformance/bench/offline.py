@@ -6,6 +6,7 @@ empty prefix cache, and the last output ends the clock. Then, if asked, once mor
 arrive by themselves. `measure` times the imports too, so nothing heavy is imported before it runs.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from pagetwin.conformance.bench.arrivals import Arrivals
+from pagetwin.conformance.bench.calibration_runs import longest_request, probe_runs
 from pagetwin.conformance.bench.offline_result import (
     ModelRun,
     OfflineReport,
@@ -62,6 +64,8 @@ class OfflineOptions:
     workloads: tuple[str, ...] = tuple(WORKLOADS)
     arrivals: tuple[Arrivals, ...] = ()
     """Each workload also runs with these, after its passes with all requests at once."""
+    probe: bool = False
+    """Whether to run the calibration runs, too, before the workloads."""
     repeats: int = 2
     shrink_by: int = 1
     knobs: Mapping[str, Any] = field(default_factory=dict)
@@ -111,7 +115,8 @@ def measure(
     try:
         started = start(model, options.knobs, started_s=started_s, history=history)
         device = gpu().get("gpu", "cpu")
-        rows, online = _measure_workloads(options, started, device, model_name(model), progress)
+        with _startup_left_out_of_garbage(history is not None):
+            rows, online = _measure_workloads(options, started, device, model_name(model), progress)
     finally:
         if history is not None:
             history.close()
@@ -161,6 +166,20 @@ def start(
     inner = sum(watch.seconds.get(phase, 0.0) for phase in ("profile", "capture"))
     watch.seconds["rest"] -= inner
     return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=watch.seconds)
+
+
+@contextmanager
+def _startup_left_out_of_garbage(is_recorded: bool) -> Iterator[None]:
+    """While a history is recorded, no collection goes through all that starting has left: it takes
+    as long as twenty steps (150 ms), and would stand in the history as one of them."""
+    if is_recorded:
+        gc.collect()
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if is_recorded:
+            gc.unfreeze()
 
 
 def _origin(loaded: "LoadedModel", device: "torch.device") -> "Origin":
@@ -213,11 +232,21 @@ def _vocabulary(llm: "LLM") -> int:
 def _measure_workloads(
     options: OfflineOptions, started: Started, device: str, model: str, progress: Progress
 ) -> tuple[tuple[OfflineRow, ...], tuple[OnlineRow, ...]]:
-    from pagetwin.conformance.bench.passes import run_pass
+    from pagetwin.conformance.bench.passes import run_pass, run_probe
 
     llm = started.llm
     workloads = drawn_workloads(options, llm)
     run_pass(llm, warm_up_workload(llm), "warm-up")
+    if options.probe:
+        runs = probe_runs(
+            _vocabulary(llm),
+            max_num_seqs=llm.engine.config.scheduler.max_num_seqs,
+            longest=longest_request(llm.engine.config),
+        )
+        progress.begin(f"{model}: calibration runs", len(runs))
+        for number, run in enumerate(runs):
+            run_probe(llm, run.shrunk(options.shrink_by))
+            progress.advance_to(number + 1)
     rows, online = [], []
     for name, workload in workloads.items():
         progress.begin(f"{model}: {name}", options.repeats)

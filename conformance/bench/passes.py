@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pagetwin.conformance.bench.calibration_runs import ProbeRun
 from pagetwin.conformance.bench.latencies import Latencies
 from pagetwin.conformance.bench.offline_result import OpenLoop, Pass
 from pagetwin.conformance.bench.workloads import Workload
@@ -120,6 +121,15 @@ def run_open_loop(
         run=run,
         requests_per_s=len(workload) / run.seconds,
         latency_ms=latencies.percentiles_ms(),
+    )
+
+
+def run_probe(llm: "LLM", probe: ProbeRun) -> None:
+    """Empties the prefix cache, then serves a calibration run, for the history to tell of it."""
+    _timed(
+        llm,
+        probe.workload,
+        lambda: serve(llm.engine, probe.workload, probe.arrivals_s, probe.label),
     )
 
 

@@ -57,6 +57,14 @@ def offline(
             "poisson:N% of the rate when all are handed in at once; several times.",
         ),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="With --record: first record small runs that hold steps of every kind and size, "
+            "for `calibrate`; about 20 s.",
+        ),
+    ] = False,
     repeats: Annotated[int, typer.Option(metavar="N", help="Runs of each workload.")] = 2,
     scale: knobs.Scale = 1.0,
     out: Out = None,
@@ -88,10 +96,13 @@ def offline(
 
     if record is not None and len(model) > 1:
         raise ConfigError("--record is for one model; measure the models one after the other")
+    if probe and record is None:
+        raise ConfigError("--probe only adds to a recording; give --record FILE, too")
     options = OfflineOptions(
         models=tuple(model),
         workloads=_workloads(workload),
         arrivals=tuple(Arrivals.parse(text) for text in arrival or ()),
+        probe=probe,
         repeats=repeats,
         shrink_by=knobs.shrink_factor(scale),
         knobs=knobs.given(

@@ -1,5 +1,6 @@
 """The offline benchmark on a tiny model: every row is there, and says what was run."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pagetwin.conformance.bench.offline import OfflineOptions, measure
 from pagetwin.conformance.bench.offline_result import OfflineReport
 from pagetwin.conformance.bench.workloads import WORKLOADS, digest, shrunk
 from pagetwin.engine.errors import ConfigError
-from pagetwin.engine.trace import ResetRecord, read_history
+from pagetwin.engine.trace import ResetRecord, SubmitRecord, read_history
 
 
 class Silent:
@@ -24,6 +25,7 @@ def options(model_folder: Path, *workloads: str, **knobs: Any) -> OfflineOptions
         models=(str(model_folder),),
         workloads=workloads,
         repeats=knobs.pop("repeats", 2),
+        probe=knobs.pop("probe", False),
         shrink_by=knobs.pop("shrink_by", 64),
         knobs={"load_format": "dummy", "num_blocks": 64, "max_num_seqs": 8, **knobs},
     )
@@ -95,6 +97,18 @@ def test_a_history_of_every_pass_can_be_kept(model_folder: Path, tmp_path: Path)
     assert len(resets) == 1 + 3, "the warm-up, and each repeat"
     assert all(record.done for record in resets)
     assert report.recorded
+
+
+def test_calibration_runs_stand_in_the_history_and_in_no_row(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "steps.jsonl"
+    report = run(options(model_folder, "single", probe=True, max_num_seqs=3), path)
+    assert [row.workload for row in report.rows] == ["single"]
+    ids = [r.request.request_id for r in read_history(path) if isinstance(r, SubmitRecord)]
+    kinds = [name.split("/")[0] for name in ids]
+    assert list(dict.fromkeys(kinds)) == ["warm-up", "probe", "single"]
+    assert gc.get_freeze_count() == 0, "what starting left is collected again"
 
 
 def test_a_workload_that_does_not_fit_is_refused_by_its_longest_request(model_folder: Path) -> None:
