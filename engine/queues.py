@@ -19,6 +19,7 @@ class AdmissionQueue:
         self._heap: list[tuple[tuple[Any, ...], int, Sequence]] = []
         self._tickets: dict[str, int] = {}
         self._num_tickets = 0
+        self._passed_over: list[tuple[tuple[Any, ...], int, Sequence]] = []
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -45,6 +46,17 @@ class AdmissionQueue:
                 return seq
             heapq.heappop(self._heap)
         return None
+
+    def pass_over(self) -> None:
+        """Makes the one behind the head the head, until `rejoin`."""
+        assert self.head() is not None
+        self._passed_over.append(heapq.heappop(self._heap))
+
+    def rejoin(self) -> None:
+        """Puts those that were passed over back to where they stood."""
+        for entry in self._passed_over:
+            heapq.heappush(self._heap, entry)
+        self._passed_over.clear()
 
     def remove(self, seq: Sequence) -> None:
         """Takes a sequence out, wherever it stands."""

@@ -5,6 +5,7 @@ from pagetwin.conformance.mutants.mutant import Mutant
 
 POOL = "pagetwin.engine.block_pool:BlockPool"
 MANAGER = "pagetwin.engine.block_manager:BlockManager"
+ADMISSION = "pagetwin.engine.admission:Admission"
 PLANNER = "pagetwin.engine.planning:Planner"
 STATE = "pagetwin.engine.scheduler_state:SchedulerState"
 SCHEDULER = "pagetwin.engine.scheduler:Scheduler"
@@ -35,7 +36,7 @@ ALLOCATION = (
         trigger="a hit whose admission fails for want of blocks",
         edits=(
             Edit(
-                f"{PLANNER}._start_from",
+                f"{ADMISSION}._start_from",
                 "    if status is not AllocStatus.OK:\n        return False\n",
                 "    for block_id in hit.block_ids:\n"
                 "        state.blocks.pool.hold(block_id)\n"

@@ -4,6 +4,8 @@ from pagetwin.conformance.mutants.edits import Edit
 from pagetwin.conformance.mutants.mutant import Mutant
 
 MANAGER = "pagetwin.engine.block_manager:BlockManager"
+ADMISSION = "pagetwin.engine.admission:Admission"
+PLAN_DRAFT = "pagetwin.engine.plan_draft:PlanDraft"
 PLANNER = "pagetwin.engine.planning:Planner"
 CLOSER = "pagetwin.engine.closing:Closer"
 
@@ -16,7 +18,7 @@ PREEMPTION = (
         trigger="a preemption after the first token",
         edits=(
             Edit(
-                f"{PLANNER}._introduce",
+                f"{PLAN_DRAFT}.introduce",
                 "token_ids=tuple(seq.token_ids)",
                 "token_ids=tuple(seq.token_ids[: seq.num_prompt_tokens])",
             ),
@@ -30,7 +32,7 @@ PREEMPTION = (
         trigger="a preemption after the first token",
         edits=(
             Edit(
-                f"{PLANNER}._introduce",
+                f"{PLAN_DRAFT}.introduce",
                 "samples = start + num_tokens == seq.num_tokens",
                 "samples = start + num_tokens == seq.num_prompt_tokens",
             ),
@@ -148,8 +150,8 @@ PREEMPTION = (
         edits=(
             Edit(
                 f"{PLANNER}.plan",
-                "    if not draft.preempted:\n        self._admit(draft)\n",
-                "    self._admit(draft)\n",
+                "    if not draft.preempted:\n        self._admission.admit(draft)\n",
+                "    self._admission.admit(draft)\n",
             ),
         ),
     ),
@@ -272,7 +274,7 @@ PREEMPTION = (
         trigger="a swap-in of a full block, and the next one filled",
         edits=(
             Edit(
-                f"{PLANNER}._swap_in",
+                f"{ADMISSION}._swap_in",
                 "    state.blocks.skip_marking(seq.seq_id, start)\n",
                 "",
             ),

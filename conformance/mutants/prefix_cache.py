@@ -5,7 +5,7 @@ from pagetwin.conformance.mutants.mutant import Mutant
 
 POOL = "pagetwin.engine.block_pool:BlockPool"
 MANAGER = "pagetwin.engine.block_manager:BlockManager"
-PLANNER = "pagetwin.engine.planning:Planner"
+ADMISSION = "pagetwin.engine.admission:Admission"
 KEYS = "pagetwin.engine.prefix_keys"
 
 _TRUSTS_THE_HASH = Edit(
@@ -46,7 +46,7 @@ PREFIX_CACHE = (
         trigger="two identical prompts in one step",
         edits=(
             Edit(
-                f"{PLANNER}._start_from",
+                f"{ADMISSION}._start_from",
                 "    seq.num_computed_tokens = start\n",
                 "    seq.num_computed_tokens = start\n"
                 "    end = start + num_tokens\n"
@@ -226,9 +226,9 @@ PREFIX_CACHE = (
         trigger="any hit",
         edits=(
             Edit(
-                f"{PLANNER}._start_from",
-                "self._chunk(seq.num_tokens - start, start, draft.budget)",
-                "self._chunk(seq.num_tokens, 0, draft.budget)",
+                f"{ADMISSION}._start_from",
+                "chunk(state.config, seq.num_tokens - start, start, draft.budget)",
+                "chunk(state.config, seq.num_tokens, 0, draft.budget)",
             ),
         ),
     ),
@@ -240,7 +240,7 @@ PREFIX_CACHE = (
         trigger="hits and fresh prompts in one step, near the budget",
         edits=(
             Edit(
-                f"{PLANNER}._start_from",
+                f"{ADMISSION}._start_from",
                 "    return True\n",
                 "    draft.budget += start\n    return True\n",
             ),
@@ -385,9 +385,9 @@ PREFIX_CACHE = (
         trigger="a hit whose admission fails for want of blocks",
         edits=(
             Edit(
-                f"{PLANNER}._start",
-                "if admitted and is_looked_up:",
-                "if is_looked_up:",
+                f"{ADMISSION}._start",
+                "if admitted and self._is_looked_up(seq):",
+                "if self._is_looked_up(seq):",
             ),
         ),
     ),
@@ -399,7 +399,7 @@ PREFIX_CACHE = (
         trigger="any admission",
         edits=(
             Edit(
-                f"{PLANNER}._start",
+                f"{ADMISSION}._start",
                 "state.totals.prefix_queries += len(seq.token_ids)",
                 "state.totals.prefix_queries += hit.num_tokens(state.cache.block_size)",
             ),
@@ -413,10 +413,10 @@ PREFIX_CACHE = (
         trigger="a cached prompt, and prompt log-probabilities",
         edits=(
             Edit(
-                f"{PLANNER}._start",
-                "        state.cache.enable_prefix_caching\n"
+                f"{ADMISSION}._is_looked_up",
+                "        self._state.cache.enable_prefix_caching\n"
                 "        and seq.group.request.sampling_params.prompt_logprobs is None\n",
-                "        state.cache.enable_prefix_caching\n",
+                "        self._state.cache.enable_prefix_caching\n",
             ),
         ),
     ),

@@ -3,6 +3,9 @@
 from pagetwin.conformance.mutants.edits import Edit
 from pagetwin.conformance.mutants.mutant import Mutant
 
+ADMISSION = "pagetwin.engine.admission:Admission"
+PLAN_DRAFT = "pagetwin.engine.plan_draft:PlanDraft"
+CHUNK = "pagetwin.engine.plan_draft:chunk"
 PLANNER = "pagetwin.engine.planning:Planner"
 SCHEDULER = "pagetwin.engine.scheduler:Scheduler"
 
@@ -13,7 +16,7 @@ SCHEDULING = (
         statement="A step may hold one token more than its budget.",
         expects="sched.budget",
         trigger="more work than the budget",
-        edits=(Edit(f"{PLANNER}._chunk", "min(behind, budget, ", "min(behind, budget + 1, "),),
+        edits=(Edit(CHUNK, "min(behind, budget, ", "min(behind, budget + 1, "),),
     ),
     Mutant(
         id="sched.group-overfills",
@@ -23,9 +26,9 @@ SCHEDULING = (
         trigger="a request with n > 1 when few places are left",
         edits=(
             Edit(
-                f"{PLANNER}._admit",
-                "if state.num_running + seq.weight > state.config.max_num_seqs:",
-                "if state.num_running + 1 > state.config.max_num_seqs:",
+                f"{ADMISSION}._fits_beside_running",
+                "self._state.num_running + seq.weight",
+                "self._state.num_running + 1",
             ),
         ),
     ),
@@ -37,9 +40,9 @@ SCHEDULING = (
         trigger="as many requests as places",
         edits=(
             Edit(
-                f"{PLANNER}._admit",
-                "state.num_running >= state.config.max_num_seqs:",
-                "state.num_running >= max(1, state.config.max_num_seqs - 1):",
+                f"{ADMISSION}._has_room",
+                "self._state.config.max_num_seqs",
+                "max(1, self._state.config.max_num_seqs - 1)",
             ),
         ),
     ),
@@ -67,7 +70,7 @@ SCHEDULING = (
         trigger="a prompt above the budget",
         edits=(
             Edit(
-                f"{PLANNER}._chunk",
+                CHUNK,
                 "if not config.enable_chunked_prefill and granted < behind:",
                 "if granted < behind:",
             ),
@@ -81,7 +84,7 @@ SCHEDULING = (
         trigger="two prompts that together exceed the budget",
         edits=(
             Edit(
-                f"{PLANNER}._chunk",
+                CHUNK,
                 "        if not config.enable_chunked_prefill and granted < behind:\n"
                 "            return 0\n",
                 "",
@@ -96,7 +99,7 @@ SCHEDULING = (
         trigger="a prompt above the threshold",
         edits=(
             Edit(
-                f"{PLANNER}._chunk",
+                CHUNK,
                 "if config.long_prefill_token_threshold:",
                 "if config.long_prefill_token_threshold > behind:",
             ),
@@ -110,9 +113,9 @@ SCHEDULING = (
         trigger="a swapped-out sequence and a waiting one",
         edits=(
             Edit(
-                f"{PLANNER}._admit",
-                "((state.swapped, self._swap_in), (state.waiting, self._start))",
-                "((state.waiting, self._start), (state.swapped, self._swap_in))",
+                f"{ADMISSION}.admit",
+                "    if self._restore_swapped(draft):\n        self._start_waiting(draft)\n",
+                "    self._start_waiting(draft)\n    self._restore_swapped(draft)\n",
             ),
         ),
     ),
@@ -124,9 +127,9 @@ SCHEDULING = (
         trigger="a swapped-out sequence that does not fit, and a small one that waits",
         edits=(
             Edit(
-                f"{PLANNER}._admit",
-                "            if not admit(seq, draft):\n                return\n",
-                "            if not admit(seq, draft):\n                break\n",
+                f"{ADMISSION}.admit",
+                "    if self._restore_swapped(draft):\n        self._start_waiting(draft)\n",
+                "    self._restore_swapped(draft)\n    self._start_waiting(draft)\n",
             ),
         ),
     ),
@@ -138,7 +141,7 @@ SCHEDULING = (
         trigger="a watermark, and a pool that is nearly full",
         edits=(
             Edit(
-                f"{PLANNER}._watermark",
+                f"{ADMISSION}._watermark",
                 "self._state.cache.watermark_blocks if self._state.running else 0",
                 "0",
             ),
@@ -152,7 +155,7 @@ SCHEDULING = (
         trigger="a prompt that fits only without the watermark",
         edits=(
             Edit(
-                f"{PLANNER}._watermark",
+                f"{ADMISSION}._watermark",
                 "self._state.cache.watermark_blocks if self._state.running else 0",
                 "self._state.cache.watermark_blocks",
             ),
@@ -194,7 +197,7 @@ SCHEDULING = (
         trigger="a decode step planned with one in flight",
         edits=(
             Edit(
-                f"{PLANNER}._schedule",
+                f"{PLAN_DRAFT}.schedule",
                 "        seq.num_placeholders += 1\n",
                 "        seq.num_placeholders += 0\n",
             ),
@@ -222,7 +225,7 @@ SCHEDULING = (
         trigger="a prompt in two chunks",
         edits=(
             Edit(
-                f"{PLANNER}._introduce",
+                f"{PLAN_DRAFT}.introduce",
                 "samples = start + num_tokens == seq.num_tokens",
                 "samples = start + num_tokens <= seq.num_tokens",
             ),
@@ -236,7 +239,7 @@ SCHEDULING = (
         trigger="a prompt in two chunks",
         edits=(
             Edit(
-                f"{PLANNER}._schedule",
+                f"{PLAN_DRAFT}.schedule",
                 "seq.num_computed_tokens += num_tokens",
                 "seq.num_computed_tokens += max(1, num_tokens - (num_tokens > 2))",
             ),

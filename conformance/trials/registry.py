@@ -77,10 +77,13 @@ TRIALS = (
     Trial(
         "scheduling",
         (
+            "pagetwin.engine.admission",
+            "pagetwin.engine.awaited_blocks",
             "pagetwin.engine.block_",
             "pagetwin.engine.closing",
             "pagetwin.engine.fingerprint",
             "pagetwin.engine.free_queue",
+            "pagetwin.engine.plan_draft",
             "pagetwin.engine.planning",
             "pagetwin.engine.policies",
             "pagetwin.engine.prefix_keys",
