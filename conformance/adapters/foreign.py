@@ -12,6 +12,7 @@ from pagetwin.conformance.observation import (
     CachedTokens,
     Cancelled,
     Finished,
+    PromptScored,
     Refused,
     Scored,
     Submitted,
@@ -164,6 +165,11 @@ class ForeignRun:
         self._patience.pop(request_id, None)
         self.observations.append(Cancelled(request_id=request_id))
         self.records.append(AbortRecord(request_id=request_id, found=True, counters=counters))
+
+    def scored(self, request_id: str, logprobs: Iterable[float]) -> None:
+        """Log-probabilities of the prompt's tokens but the first."""
+        if request_id in self._live:
+            self.observations.append(PromptScored(request_id=request_id, logprobs=tuple(logprobs)))
 
     def planned(
         self, plan: StepPlan, counters: Counters, block_tables: dict[str, tuple[int, ...]]

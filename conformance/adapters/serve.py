@@ -49,7 +49,8 @@ class Server:
             self._say({"info": self._adapter.describe(), "capabilities": support})
         elif what == "open":
             self._close()
-            self._session = self._adapter.open(msgspec.convert(message["config"], SessionConfig))
+            config = msgspec.convert(message["config"], SessionConfig)
+            self._session = self._adapter.open(config)
             self._num_told = 0
         elif what == "close":
             self._close()
@@ -61,7 +62,8 @@ class Server:
 
     def _drive(self, session: Session, what: str, message: dict[str, Any]) -> None:
         if what == "submit":
-            request = msgspec.convert(message["request"], Request)
+            # JSON has only strings for keys; those of a logit_bias are numbers.
+            request = msgspec.convert(message["request"], Request, str_keys=True)
             session.submit(request, cancel_after=message.get("cancel_after"))
         elif what == "cancel":
             session.cancel(message["request_id"])

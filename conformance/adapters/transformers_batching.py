@@ -72,7 +72,8 @@ SENT = ("ignore_eos", "seed")
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What may stand behind `hfcb:PATH?`."""
 
-    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "float64", "bfloat16", "float16"] = "auto"
+    """`auto`: the checkpoint's own."""
     attention: Literal["eager", "sdpa"] = "sdpa"
     scheduler: Literal["fifo", "prefill_first"] = "fifo"
 
@@ -93,17 +94,7 @@ class TransformersAdapter:
         self._loaded: tuple[str, Any] | None = None
 
     def describe(self) -> EngineInfo:
-        config = self._model(self._path).config
-        return EngineInfo(
-            name=NAME,
-            version=version("transformers"),
-            model=self._path,
-            dtype=self._options.dtype,
-            device="cpu",
-            vocab_size=config.vocab_size,
-            max_model_len=config.max_position_embeddings,
-            knobs={"attention": self._options.attention, "scheduler": self._options.scheduler},
-        )
+        return self._info(self._path)
 
     def capabilities(self) -> Capabilities:
         return CAPABILITIES
@@ -129,19 +120,32 @@ class TransformersAdapter:
             auto_switch_to_flash=False,
             seed=config.seed,
         )
-        info = msgspec.structs.replace(self.describe(), model=path)
-        return TransformersSession(info, model, batching, cache, limits)
+        return TransformersSession(self._info(path), model, batching, cache, limits)
 
     def close(self) -> None:
         self._loaded = None
 
+    def _info(self, path: str) -> EngineInfo:
+        model = self._model(path)
+        config = model.config
+        return EngineInfo(
+            name=NAME,
+            version=version("transformers"),
+            model=path,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device="cpu",
+            vocab_size=config.vocab_size,
+            max_model_len=config.max_position_embeddings,
+            knobs={"attention": self._options.attention, "scheduler": self._options.scheduler},
+        )
+
     def _model(self, path: str) -> Any:
         if self._loaded is None or self._loaded[0] != path:
             factory: Any = AutoModelForCausalLM
-            attention = self._options.attention
+            attention, dtype = self._options.attention, self._options.dtype
             model = factory.from_pretrained(
                 path,
-                dtype=getattr(torch, self._options.dtype),
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 attn_implementation="paged|eager" if attention == "eager" else attention,
             )
             self._loaded = (path, model)

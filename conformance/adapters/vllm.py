@@ -5,11 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from pagetwin.conformance.adapters.foreign import ForeignRun, Sampled, check_knobs
+from pagetwin.conformance.adapters.foreign import ForeignRun, check_knobs
 from pagetwin.conformance.adapters.options import read_options
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
@@ -19,15 +19,18 @@ from pagetwin.conformance.adapters.protocol import (
     SessionConfig,
     SessionRefused,
 )
+from pagetwin.conformance.adapters.vllm_values import (
+    SENT,
+    prompt_scores,
+    sampled_tokens,
+    sampling_params,
+)
 from pagetwin.conformance.adapters.watchdog import Deadline
 from pagetwin.conformance.capability import Capabilities, Flag, Support, conditional, no
-from pagetwin.conformance.observation import AnyObservation, Scored
+from pagetwin.conformance.observation import AnyObservation
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.trace import Record
-
-if TYPE_CHECKING:
-    pass
 
 NAME = "vllm"
 BLOCK_SIZE = 32
@@ -35,7 +38,8 @@ BLOCK_SIZE = 32
 HEAD_SIZE_STEP = 32
 """Likewise of head sizes."""
 DEFAULT_CACHE = CacheConfig(num_blocks=65, block_size=BLOCK_SIZE)
-DEFAULT_SCHEDULER = SchedulerConfig(max_model_len=1024, max_num_seqs=16, max_num_batched_tokens=256)
+LONGEST = 1024
+"""Of a session that sets no limits, where the model allows it."""
 
 FLAGS = (
     Flag.TOKEN_IDS,
@@ -49,6 +53,7 @@ FLAGS = (
     Flag.PENALTIES,
     Flag.CHOSEN_LOGPROB,
     Flag.TOPK_LOGPROB,
+    Flag.PROMPT_LOGPROBS,
     Flag.CACHED_TOKEN_COUNT,
     Flag.PREFIX_CACHE,
     Flag.RESET_CACHE,
@@ -62,27 +67,11 @@ OTHERS: dict[Flag, Support] = {
     Flag.STOP_STRINGS: no("the adapter works with token ids"),
     Flag.SAMPLES: no("the adapter does not follow the requests that vLLM makes of one with n > 1"),
     Flag.PRIORITY: no("the adapter runs vLLM's fcfs policy"),
-    Flag.PROMPT_LOGPROBS: no("the adapter does not ask for them"),
     Flag.COUNTERS: no("of the books, only free blocks are kept"),
     Flag.POLICY: no("it follows a policy of its own"),
     Flag.FORCE_TOKENS: no("trace_decode_token_ids is refused by the CPU build"),
 }
 CAPABILITIES = Capabilities.of(FLAGS, OTHERS)
-SENT = (
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "min_tokens",
-    "ignore_eos",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "allowed_token_ids",
-)
-"""Of the sampling parameters; they have the same names there."""
-
 _QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -97,7 +86,8 @@ _QUIET = {
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What may stand behind `vllm:PATH?`."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: the checkpoint's own."""
     enforce_eager: bool = True
     python: str = ""
     """The interpreter of the virtual environment that has vLLM; empty: this one."""
@@ -144,12 +134,12 @@ class VllmAdapter:
     def describe(self) -> EngineInfo:
         import vllm
 
-        config = msgspec.json.decode((Path(self._path) / "config.json").read_bytes())
+        config = _read_config(self._path)
         return EngineInfo(
             name=NAME,
             version=vllm.__version__,
             model=self._path,
-            dtype=self._options.dtype,
+            dtype=_dtype(self._options, config),
             device="cpu",
             vocab_size=config["vocab_size"],
             max_model_len=config["max_position_embeddings"],
@@ -163,9 +153,13 @@ class VllmAdapter:
     def open(self, config: SessionConfig) -> "VllmSession":
         """Raises SessionRefused for knobs that vLLM has no equal of."""
         cache = config.cache or DEFAULT_CACHE
-        limits = config.scheduler or DEFAULT_SCHEDULER
         path = config.model or self._path
-        model = msgspec.json.decode((Path(path) / "config.json").read_bytes())
+        model = _read_config(path)
+        limits = config.scheduler or SchedulerConfig(
+            max_model_len=min(LONGEST, model["max_position_embeddings"]),
+            max_num_seqs=16,
+            max_num_batched_tokens=256,
+        )
         check_knobs(NAME, config, sliding_window=model.get("sliding_window") or 0)
         if cache.block_size % BLOCK_SIZE:
             raise SessionRefused(f"{NAME}: block_size={cache.block_size} is no multiple of 32")
@@ -174,24 +168,37 @@ class VllmAdapter:
             raise SessionRefused(f"{NAME}: a head size of {head_size} is no multiple of 32")
         if cache.watermark_blocks:
             raise SessionRefused(f"{NAME}: watermark_blocks={cache.watermark_blocks} has no equal")
-        info = msgspec.structs.replace(self.describe(), model=path)
-        return VllmSession(info, _start(path, self._options, cache, limits, config.seed), config)
+        dtype = _dtype(self._options, model)
+        info = msgspec.structs.replace(self.describe(), model=path, dtype=dtype)
+        engine = _start(info, self._options, cache, limits, config.seed)
+        return VllmSession(engine, ForeignRun(info, cache, limits))
 
     def close(self) -> None:
         """Sessions hold what there is."""
 
 
+def _read_config(path: str) -> dict[str, Any]:
+    return msgspec.json.decode((Path(path) / "config.json").read_bytes(), type=dict[str, Any])
+
+
+def _dtype(options: Options, config: dict[str, Any]) -> str:
+    """Never vLLM's own `auto`, which makes half precision of a checkpoint in float32."""
+    if options.dtype != "auto":
+        return options.dtype
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
 def _start(
-    path: str, options: Options, cache: CacheConfig, limits: SchedulerConfig, seed: int
+    info: EngineInfo, options: Options, cache: CacheConfig, limits: SchedulerConfig, seed: int
 ) -> Any:
     import vllm
 
     from pagetwin.conformance.adapters.vllm_trace import RecordingScheduler
 
     return vllm.LLM(
-        path,
+        info.model,
         skip_tokenizer_init=True,
-        dtype=options.dtype,
+        dtype=info.dtype,
         enforce_eager=options.enforce_eager,
         seed=seed,
         block_size=cache.block_size,
@@ -208,15 +215,13 @@ def _start(
 class VllmSession:
     """One engine; a RecordingSession and a ResettableSession."""
 
-    def __init__(self, info: EngineInfo, engine: Any, config: SessionConfig) -> None:
+    def __init__(self, engine: Any, run: ForeignRun) -> None:
         from pagetwin.conformance.adapters.vllm_trace import SchedulerTrace
 
         self._engine = engine
-        self._run = ForeignRun(
-            info, config.cache or DEFAULT_CACHE, config.scheduler or DEFAULT_SCHEDULER
-        )
+        self._run = run
         scheduler = engine.engine_core.engine_core.scheduler
-        self._trace: SchedulerTrace = SchedulerTrace(scheduler, self._run)
+        self._trace: SchedulerTrace = SchedulerTrace(scheduler, run)
 
     def submit(self, request: Request, *, cancel_after: int | None = None) -> None:
         if self._run.refuses(request, CAPABILITIES, SENT):
@@ -224,7 +229,7 @@ class VllmSession:
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.cache_salt is not None:
             prompt["cache_salt"] = request.cache_salt
-        params = _sampling_params(request, self._run.max_tokens(request))
+        params = sampling_params(request, self._run.max_tokens(request))
         try:
             self._engine.add_request(request.request_id, prompt, params)
         except ValueError as error:
@@ -247,7 +252,10 @@ class VllmSession:
             except Exception as error:
                 # Whatever an engine dies of is an observation about that engine.
                 raise EngineDied(f"{NAME}: {type(error).__name__}: {error}") from error
-            sampled = [token for output in outputs for token in _sampled(output)]
+            for output in outputs:
+                if output.prompt_logprobs:
+                    self._run.scored(output.request_id, prompt_scores(output))
+            sampled = [token for output in outputs for token in sampled_tokens(output)]
             self._run.closed(self._trace.step, sampled, self._trace.counters())
             self._hang_up()
 
@@ -268,40 +276,3 @@ class VllmSession:
     def _hang_up(self) -> None:
         for request_id in self._run.due_hang_ups():
             self.cancel(request_id)
-
-
-def _sampling_params(request: Request, max_tokens: int) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    params = request.sampling_params
-    stops = [*params.stop_token_ids, *(() if params.ignore_eos else request.eos_token_ids)]
-    return SamplingParams(
-        **{name: getattr(params, name) for name in SENT},
-        temperature=params.temperature,
-        max_tokens=max_tokens,
-        stop_token_ids=stops,
-        logprobs=params.logprobs or 0,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
-
-
-def _sampled(output: Any) -> list[Sampled]:
-    """New tokens of one request's delta."""
-    [sample] = output.outputs
-    tokens = []
-    for index, token in enumerate(sample.token_ids):
-        scores = sample.logprobs[index] if sample.logprobs else {}
-        ranked = sorted(scores.items(), key=lambda item: (item[1].rank, item[0]))
-        last = index == len(sample.token_ids) - 1
-        tokens.append(
-            Sampled(
-                output.request_id,
-                token,
-                scores[token].logprob if token in scores else None,
-                sample.finish_reason if last else None,
-                tuple(Scored(other, score.logprob) for other, score in ranked),
-            )
-        )
-    return tokens

@@ -28,6 +28,8 @@ DType = Literal["float32", "bfloat16"]
 ROUNDOFFS: dict[DType, float] = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
 VOCAB_SIZE = 512
 MAX_MODEL_LEN = 512
+HIDDEN_SIZE = 128
+"""In four heads: 32 is the smallest head size that every adapter's attention takes."""
 
 _PROBED = 64
 """Tokens over which the oracle's own error is measured."""
@@ -76,7 +78,7 @@ def reference_model(*, seed: int = 0, dtype: DType = "float32") -> Iterator[Refe
     model = RandomModel(
         seed=seed,
         vocab_size=VOCAB_SIZE,
-        hidden_size=64,
+        hidden_size=HIDDEN_SIZE,
         max_model_len=MAX_MODEL_LEN,
         dtype=dtype,
     )

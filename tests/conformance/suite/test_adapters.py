@@ -197,6 +197,19 @@ for line in sys.stdin:
 """
 
 
+def test_parameters_keyed_by_token_reach_an_engine_in_another_process() -> None:
+    adapter = make_adapter(
+        f"cmd:{sys.executable} -m pagetwin.conformance.adapters.serve "
+        "pagetwin:random?num_layers=1&hidden_size=16&vocab_size=24"
+    )
+    session = adapter.open(SessionConfig())
+    params = SamplingParams(temperature=0.0, max_tokens=3, ignore_eos=True, logit_bias={7: 90.0})
+    session.submit(Request(request_id="r", prompt_token_ids=(1, 2), sampling_params=params))
+    session.run(60)
+    adapter.close()
+    assert output_tokens(session.observations())["r"][0] == [7, 7, 7]
+
+
 def test_a_program_that_hangs_is_ended_by_the_watchdog(tmp_path: Path) -> None:
     (tmp_path / "engine.py").write_text(HANGS)
     adapter = make_adapter(f"cmd:{sys.executable} {tmp_path / 'engine.py'}")

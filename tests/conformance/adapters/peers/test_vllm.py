@@ -12,8 +12,10 @@ from pagetwin.conformance.adapters.protocol import (
     SessionRefused,
 )
 from pagetwin.conformance.adapters.vllm import make
+from pagetwin.conformance.experiments.numerics import Numerics
 from pagetwin.conformance.experiments.provenance import ProvenanceExperiment
 from pagetwin.conformance.experiments.refinement import RefinementExperiment
+from pagetwin.conformance.experiments.sampling_semantics import SamplingSemantics
 from pagetwin.conformance.suite.experiment import Budget
 from pagetwin.engine.config import CacheConfig
 
@@ -32,6 +34,18 @@ def test_it_reads_every_slot_right_and_its_steps_refine_its_policy(adapter: Adap
         [found] = experiment.run(adapter, Budget(600, max_examples=1), seed=1)
         assert found.violation is None
         assert found.goals["steps" if experiment.id == "refinement" else "prefix hits"] > 0
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_its_numbers_and_what_its_parameters_mean_are_judged(adapter: Adapter) -> None:
+    judged = {}
+    for experiment in (Numerics(), SamplingSemantics()):
+        for found in experiment.run(adapter, Budget(600, max_examples=1), seed=1):
+            assert found.violation is None
+            judged[found.property_id] = found.examples
+        assert set(experiment.judges) <= set(judged)
+    assert min(judged.values()) > 0
 
 
 @pytest.mark.peer
