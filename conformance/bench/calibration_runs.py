@@ -14,6 +14,7 @@ import numpy as np
 
 from pagetwin.conformance.bench.workloads import BenchRequest, Workload, shrunk
 from pagetwin.engine.config import EngineConfig
+from pagetwin.simulator.costs.graph_sizes import graph_sizes
 
 LABEL = "probe"
 """What the labels of these runs begin with; nobody judges a simulator by them."""
@@ -96,13 +97,11 @@ def _batches_of_prompts(draw: _Prompts, max_num_seqs: int) -> Iterator[ProbeRun]
 
 
 def _decoding(draw: _Prompts, max_num_seqs: int) -> Iterator[ProbeRun]:
-    """Batches of every size that see next to nothing."""
-    sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128]
-    sizes += [160, 192, 224, 256, 320, 384, 448, 512, 768, 1024]
-    for size in sizes:
-        if size <= max_num_seqs:
-            workload = [draw.request(16, 12) for _ in range(size)]
-            yield ProbeRun(f"{LABEL}/decode-{size}/0", workload)
+    """Batches that see next to nothing, of every size that a CUDA graph is captured for, since
+    the time of a product with weights rises and falls with the kernel that is chosen for it."""
+    for size in sorted({*graph_sizes(max_num_seqs), 3, 6, 12} & set(range(1, max_num_seqs + 1))):
+        workload = [draw.request(2, 10) for _ in range(size)]
+        yield ProbeRun(f"{LABEL}/decode-{size}/0", workload)
 
 
 def _seeing(draw: _Prompts, max_num_seqs: int) -> Iterator[ProbeRun]:
