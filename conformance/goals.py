@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pagetwin.conformance.facts import PlanFacts, ResultFacts
 from pagetwin.conformance.ledger import HistoryBroken, Ledger, walk
+from pagetwin.conformance.waiting_line import overtakings
 from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
@@ -20,6 +21,7 @@ GOALS = (
     "full hits",
     "partial hits",
     "hits at a block edge but for the last token",
+    "requests passed over",
     "evictions",
     "copy-on-write copies",
     "forks",
@@ -115,6 +117,8 @@ def _count_plan(facts: PlanFacts, ledger: Ledger, counts: Counter[str]) -> None:
     counts["plans with a step in flight"] += bool(facts.in_flight)
     counts["plans that only preempt"] += not facts.entries
     counts["blocks with three holders"] += max(ledger.holdings.device.values(), default=0) >= 3
+    if ledger.scheduler.wait_for_prefix:
+        counts["requests passed over"] += sum(len(one.left) for one in overtakings(facts, ledger))
     for victim in facts.victims:
         counts[f"{victim.mode} preemptions"] += 1
         sequence = victim.sequence

@@ -5,11 +5,12 @@ whoever wrote it, interned as a number, so that equal content is equal numbers a
 is. The cache shadow keeps docs/policy.md P4.6 with whole chains instead of hashes.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pagetwin.conformance.facts import LedgerSequence, ResultFacts, Row
 from pagetwin.engine.request import Request
+from pagetwin.engine.step import ScheduledSequence
 
 UNKNOWN = -1
 """Content of a slot that nobody wrote, or wrote for a sequence that had ended."""
@@ -129,15 +130,30 @@ class CacheShadow:
 
     def enter(self, row: Row) -> None:
         """The row's newly full blocks enter, in table order; the first of equals stays."""
-        size = self.block_size
-        keys = self._keys(row.sequence.request, row.sequence.tokens, row.end // size)
-        for index in range(row.scheduled.num_computed_tokens // size, row.end // size):
-            cached = keys[index]
+        for index, cached in self.filled(row.scheduled, row.sequence):
             block = row.table[index] if index < len(row.table) else 0
             if cached.key not in self._block_by_key and block not in self._by_block and block:
                 self._block_by_key[cached.key] = block
                 self._by_block[block] = cached
                 self._by_parent.setdefault(cached.parent, []).append(block)
+
+    def filled(
+        self, scheduled: ScheduledSequence, sequence: LedgerSequence
+    ) -> Iterator[tuple[int, _Cached]]:
+        """The blocks that a step makes full, by table index, as far as their tokens are known."""
+        start = scheduled.num_computed_tokens
+        end = min(start + scheduled.num_scheduled_tokens, len(sequence.tokens))
+        first, last = start // self.block_size, end // self.block_size
+        if first < last:
+            keys = self._keys(sequence.request, sequence.tokens, last)
+            yield from enumerate(keys[first:], start=first)
+
+    def next_key(self, request: Request, tokens: Sequence[int]) -> int | None:
+        """Key of the first block that could be hit and is not cached; None if all are."""
+        for cached in self._keys(request, tokens, (len(tokens) - 1) // self.block_size):
+            if cached.key not in self._block_by_key:
+                return cached.key
+        return None
 
     def take(self, blocks: Iterable[int]) -> None:
         """Blocks taken from the queue lose their content."""

@@ -89,6 +89,7 @@ def _plainness(scenario: Scenario) -> int:
         cache.watermark_blocks > 0,
         cache.sliding_window > 0,
         limits.async_scheduling,
+        limits.wait_for_prefix,
         limits.policy != "fcfs",
         limits.preemption_mode != "recompute",
         limits.num_lookahead_slots > 0,

@@ -185,6 +185,7 @@ def plainer_configuration(scenario: Scenario) -> Iterator[Scenario]:
     ]
     limits: list[dict[str, Any]] = [
         {"async_scheduling": False},
+        {"wait_for_prefix": False},
         {"policy": "fcfs"},
         {"preemption_mode": "recompute"},
         {"num_lookahead_slots": 0},

@@ -9,6 +9,7 @@ with every feature off.
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from pagetwin.conformance.scenario import (
@@ -28,6 +29,8 @@ MAX_REQUESTS = 7
 LAST_ROUND = 12
 KINDS = ("fresh", "same", "longer", "prefix", "diverging")
 """How a prompt is made of those before it."""
+GAPS = (0, 0, 0, 1, 1, 2, 6)
+"""Rounds between two submissions."""
 SPARSE_VOCABULARY = (0, 256, 512, 1, 257)
 """Token ids that are equal in their low byte, for prompts of a wide vocabulary."""
 
@@ -79,6 +82,7 @@ def schedulers(draw: st.DrawFn, cache: CacheConfig) -> SchedulerConfig:
         preemption_mode=draw(st.sampled_from(("recompute", "swap"))),
         num_lookahead_slots=lookahead if lookahead < room else 0,
         async_scheduling=draw(st.booleans()),
+        wait_for_prefix=draw(st.booleans()),
     )
 
 
@@ -192,14 +196,16 @@ def requests(
 
 
 @st.composite
-def events(draw: st.DrawFn, request_ids: list[str]) -> tuple[AnyEvent, ...]:
+def events(
+    draw: st.DrawFn, request_ids: list[str], gaps: Sequence[int] = GAPS
+) -> tuple[AnyEvent, ...]:
     """Each request is submitted in one of the first rounds, several often in the same one; some
     are aborted in any phase, before or after they live, or twice; the cache is reset now and
     then, mostly in vain. Shrinks to all submissions in round 0 and nothing else."""
     made: list[AnyEvent] = []
     at = 0
     for request_id in request_ids:
-        at += draw(st.sampled_from((0, 0, 0, 1, 1, 2, 6)))
+        at += draw(st.sampled_from(gaps))
         made.append(_moment(draw, SubmitEvent, at, request_id=request_id))
     for request_id in [*request_ids, "unknown"]:
         if _often(draw, 1, 4):
@@ -223,7 +229,9 @@ def _moment(draw: st.DrawFn, kind: type[Any], at: int, **fields: str) -> Any:
 
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
-    """A whole scenario of up to six requests. Shrinks to one request."""
+    """A whole scenario of up to seven requests, now and then a crowd. Shrinks to one request."""
+    if _often(draw, 1, 6):
+        return draw(crowds())
     cache = draw(caches())
     limits = draw(schedulers(cache))
     wide = _often(draw, 1, 6)
@@ -244,11 +252,52 @@ def scenarios(draw: st.DrawFn) -> Scenario:
         draw(requests(f"r{i}", text, vocab_size, limits, beams_in_12, marks_in_12, spot))
         for i, text in enumerate(texts)
     ]
+    return _scenario(draw, cache, limits, made, vocab_size)
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> Scenario:
+    """Requests that come together, most of them with a common prefix of one to three blocks, on a
+    pool and in steps that hold several: what one computes, those behind it could hit. Shrinks to
+    three requests of a few zeros."""
+    cache = msgspec.structs.replace(
+        draw(caches()),
+        block_size=draw(st.sampled_from((2, 1, 3))),
+        num_blocks=draw(st.integers(8, 24)),
+        enable_prefix_caching=True,
+    )
+    limits = draw(schedulers(cache))
+    limits = msgspec.structs.replace(
+        limits,
+        max_num_seqs=draw(st.sampled_from((8, 4))),
+        max_num_batched_tokens=max(12, limits.max_num_batched_tokens),
+        wait_for_prefix=not _often(draw, 1, 4),
+    )
+    vocab_size = draw(st.sampled_from((2, 3, 5)))
+    tokens = st.integers(0, vocab_size - 1)
+    length = cache.block_size * draw(st.integers(1, 3))
+    prefix = draw(st.lists(tokens, min_size=length, max_size=length))
+    made = []
+    for index in range(draw(st.integers(3, MAX_REQUESTS))):
+        tail = draw(st.lists(tokens, min_size=1, max_size=cache.block_size + 1))
+        text = tail if _often(draw, 2, 5) else [*prefix, *tail]
+        made.append(draw(requests(f"r{index}", text, vocab_size, limits, beams_in_12=1)))
+    return _scenario(draw, cache, limits, made, vocab_size, gaps=(0, 0, 0, 0, 1))
+
+
+def _scenario(
+    draw: st.DrawFn,
+    cache: CacheConfig,
+    limits: SchedulerConfig,
+    made: list[Request],
+    vocab_size: int,
+    gaps: Sequence[int] = GAPS,
+) -> Scenario:
     return Scenario(
         cache=cache,
         scheduler=limits,
         requests=tuple(ScenarioRequest(request=request) for request in made),
-        events=draw(events([request.request_id for request in made])),
+        events=draw(events([request.request_id for request in made], gaps)),
         vocab_size=vocab_size,
         eos_token_ids=draw(st.sampled_from(((), (vocab_size - 1,), (vocab_size - 1, 0)))),
         failing_requests=tuple(one.request_id for one in made if _often(draw, 1, 16)),

@@ -52,6 +52,7 @@ def check_knobs(name: str, config: SessionConfig, *, sliding_window: int) -> Non
         asked["enable_chunked_prefill"] = not limits.enable_chunked_prefill
         asked["policy"] = limits.policy != "fcfs"
         asked["async_scheduling"] = limits.async_scheduling
+        asked["wait_for_prefix"] = limits.wait_for_prefix
     asked["failing_requests"] = bool(config.failing_requests)
     asked["vocab_size"] = config.vocab_size is not None and config.model is None
     refused = [knob for knob, is_asked in asked.items() if is_asked]

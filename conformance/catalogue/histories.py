@@ -169,5 +169,13 @@ PROPERTIES = (
         "A request is refused, at once, exactly if it can never run.",
         "requests refused",
     ),
-    _row("sched.order", "Admissions follow the order of the queues."),
+    _row(
+        "sched.order",
+        "Admissions follow the order of the queues; whom they overtake waits for a prefix.",
+    ),
+    _row(
+        "sched.waits-for-prefix",
+        "Nobody is admitted while the next block that it could hit is being computed.",
+        "requests passed over",
+    ),
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pagetwin.conformance.checkers.waiting import WaitCheck
 from pagetwin.conformance.facts import Entry, Facts, PlanFacts, ResultFacts
 from pagetwin.conformance.ledger import Ledger
 from pagetwin.conformance.properties import Violation, violation
@@ -11,8 +12,9 @@ from pagetwin.engine.trace import HeaderRecord, Record, RefuseRecord, ResetRecor
 
 class CacheCheck:
     """Judges cache.equal-implies-hit, cache.partial-hit, cache.accounting,
-    cache.last-token-recompute and cache.reset. (cache.hit-implies-equal, what a hit's blocks
-    hold, is judged by reading them: checkers/copy_on_write.py.)"""
+    cache.last-token-recompute and cache.reset, and lets checkers/waiting.py judge admissions by
+    what is cached when each is made. (cache.hit-implies-equal, what a hit's blocks hold, is judged
+    by reading them: checkers/copy_on_write.py.)"""
 
     def __init__(self) -> None:
         self._cache: CacheShadow | None = None
@@ -22,7 +24,9 @@ class CacheCheck:
             self._cache = CacheShadow(ledger.cache.block_size)
         cache = self._cache
         if isinstance(facts, PlanFacts):
+            waiting = WaitCheck(facts, ledger, cache)
             for entry in facts.entries:
+                yield from waiting.judge(entry)
                 if entry.came_from == "waiting":
                     yield from _hit(entry, cache, ledger)
                 elif entry.cached_tokens:

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 from pagetwin.conformance.facts import Entry, Facts, PlanFacts, ResultFacts
-from pagetwin.conformance.ledger import Ledger, priority_key
+from pagetwin.conformance.ledger import Ledger
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.engine.step import FinishedSequence
 from pagetwin.engine.trace import HeaderRecord, Record, RefuseRecord, ResultRecord
 
 
 def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
-    """Judges the properties sched.* and life.stops; life.no-work-after-end shows as a history
+    """Judges life.stops and the properties sched.* but what admissions of the waiting owe each
+    other (checkers/waiting.py); life.no-work-after-end shows as a history
     that cannot be followed."""
     if isinstance(facts, PlanFacts):
         yield from _budget(facts, ledger)
@@ -123,8 +124,8 @@ def _order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
 
 
 def _admission_order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
+    """Who is overtaken among the waiting: checkers/waiting.py."""
     admitted = [entry.sequence for entry in facts.entries if entry.came_from == "waiting"]
-    waiting = ledger.in_state("waiting")
     swapped = ledger.in_state("swapped")
     if admitted and swapped:
         yield violation(
@@ -133,28 +134,6 @@ def _admission_order(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
             "a waiting sequence overtook a swapped-out one",
             admitted=[sequence.seq_id for sequence in admitted],
             swapped=[sequence.seq_id for sequence in swapped],
-        )
-    if ledger.scheduler.policy == "fcfs":
-        keys = {s.seq_id: (s.request.arrival_s, s.request.request_id) for s in admitted + waiting}
-        overtaken = [
-            (late.seq_id, early.seq_id)
-            for late in admitted
-            for early in waiting
-            if not late.preempted_before
-            and (early.preempted_before or keys[early.seq_id] < keys[late.seq_id])
-        ]
-    elif ledger.scheduler.policy == "priority":
-        overtaken = [
-            (late.seq_id, early.seq_id)
-            for late in admitted
-            for early in waiting
-            if priority_key(early) < priority_key(late)
-        ]
-    else:
-        return
-    if overtaken:
-        yield violation(
-            "sched.order", ledger.step, "an admission overtook an earlier one", pairs=overtaken
         )
 
 

@@ -21,6 +21,7 @@ Key = bytes
 Progress = Callable[[int, int, int], None]
 """Called now and then with (steps, states, transitions)."""
 
+PASSED_OVER = "passed_over"
 GOALS = (
     "prefix_hit_tokens",
     "partial_hits",
@@ -30,8 +31,9 @@ GOALS = (
     "preemptions_swap",
     "finished",
     "aborts",
+    PASSED_OVER,
 )
-"""Counters whose growth shows that what a scope is about happened."""
+"""What shows that what a scope is about happened: counters that grew, and passing over."""
 
 
 class _Node(NamedTuple):
@@ -112,7 +114,7 @@ class _Search:
             before = world.books
             if not self._do(world, action, node):
                 return False
-            self._count(action, before, world.books)
+            self._count(action, before, world)
             key = _digest(world, self._scope)
             if key not in self._came_from:
                 self._came_from[key] = (node.key, action)
@@ -151,10 +153,12 @@ class _Search:
             path.append(action)
         return path[::-1]
 
-    def _count(self, action: Action, before: Counters, after: Counters) -> None:
+    def _count(self, action: Action, before: Counters, world: World) -> None:
         self._counts[type(action).__name__.lower()] += 1
         for name in GOALS:
-            self._goals[name] += getattr(after, name) > getattr(before, name)
+            if name != PASSED_OVER:
+                self._goals[name] += getattr(world.books, name) > getattr(before, name)
+        self._goals[PASSED_OVER] += world.passed_over
 
 
 def _digest(world: World, scope: Scope) -> Key:

@@ -34,7 +34,7 @@ usual value."""
 def scopes(size: Size = "full") -> list[Scope]:
     """`full`: two and three requests under both policies and modes, synchronous or not; two that
     end anywhere, and with every other knob. `quick`: two short ones on three
-    blocks, and the other knobs, for CI."""
+    blocks, and the other knobs, for CI. In both three that wait for prefixes."""
     return list(_quick() if size == "quick" else _full())
 
 
@@ -44,6 +44,7 @@ def _quick() -> Iterator[Scope]:
     for variant, knobs in VARIANTS:
         short = {"prompt_lengths": (3,), "max_tokens": 2, "early_ends": False, **knobs}
         yield make_scope(f"quick-{variant}", max_requests=2, **short)
+    yield from _waiting("quick", max_tokens=1, max_steps=2)
 
 
 def _short(knobs: dict[str, Any]) -> dict[str, Any]:
@@ -64,6 +65,20 @@ def _full() -> Iterator[Scope]:
         yield make_scope(f"two-{variant}", max_requests=2, **{"prompt_lengths": (2, 3), **knobs})
     for name, knobs in _configurations():
         yield make_scope(f"three-{name}", early_ends=False, **_beside_others(knobs))
+    yield from _waiting("three", max_tokens=2)
+
+
+def _waiting(prefix: str, **extent: Any) -> Iterator[Scope]:
+    """Three requests, so that one can be passed over and another admitted."""
+    for name, asynchronous in (("waiting", False), ("waiting-async", True)):
+        yield make_scope(
+            f"{prefix}-{name}",
+            wait_for_prefix=True,
+            asynchronous=asynchronous,
+            prompt_lengths=(3,),
+            early_ends=False,
+            **extent,
+        )
 
 
 def _all_lengths(knobs: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pagetwin.conformance.exploration.actions import (
 from pagetwin.conformance.exploration.canonical import state_key
 from pagetwin.conformance.exploration.scope import EOS, Scope
 from pagetwin.conformance.properties import Violation, violation
+from pagetwin.conformance.waiting_line import stands_before
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request, sequence_id
@@ -58,6 +59,8 @@ class World:
         """The left's plan, the right's, and the sequences that are due a token."""
         self.books = self.left.counters()
         """The left's counters after the last event."""
+        self.passed_over = False
+        """Whether the last event was a plan that begins a request before one that came earlier."""
 
     def key(self, scope: Scope) -> Hashable:
         """Equal for worlds that go on alike, but for the steps that are left."""
@@ -102,7 +105,17 @@ class World:
             case Close():
                 record = self._close(action, comparison)
         found_wrong = self.judge.feed(record) if record is not None else self._stuck()
+        self.passed_over = (
+            not found_wrong and isinstance(record, PlanRecord) and self._passes_over(record.plan)
+        )
         return found_wrong + self._recount()
+
+    def _passes_over(self, plan: StepPlan) -> bool:
+        ledger = self.judge.ledger
+        assert ledger is not None
+        policy, waiting = ledger.scheduler.policy, ledger.in_state("waiting")
+        begun = [ledger.sequences[sequence_id(new.request_id, 0)] for new in plan.new_requests]
+        return any(stands_before(early, late, policy) for late in begun for early in waiting)
 
     def _submit(self, action: Submit, scope: Scope, comparison: Comparison) -> Record:
         request = request_of(action, self.num_submitted, scope)

@@ -5,7 +5,7 @@ tried must be noticed, and by the property that is named at least once.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,34 @@ def arrive_last(history: History) -> Iterator[History]:
                 return
 
 
+def begin_like_the_one_before(history: History) -> Iterator[History]:
+    """Of two requests that one step begins, the second has the prompt of the first."""
+    header = history[0]
+    assert isinstance(header, HeaderRecord)
+    if not (header.scheduler.wait_for_prefix and header.cache.enable_prefix_caching):
+        return
+    for record in history:
+        new = record.plan.new_requests if isinstance(record, PlanRecord) else ()
+        for first, second in pairwise(new):
+            prompt = first.prompt_token_ids[: second.num_prompt_tokens]
+            if len(prompt) == second.num_prompt_tokens > header.cache.block_size:
+                yield [with_prompt(one, second.request_id, prompt) for one in history]
+
+
+def with_prompt(record: Record, request_id: str, prompt: tuple[int, ...]) -> Record:
+    if isinstance(record, SubmitRecord) and record.request.request_id == request_id:
+        return replace(record, request=replace(record.request, prompt_token_ids=prompt))
+    if isinstance(record, PlanRecord):
+        introduced = tuple(
+            replace(one, token_ids=(*prompt, *one.token_ids[len(prompt) :]))
+            if one.request_id == request_id
+            else one
+            for one in record.plan.introduced
+        )
+        return replace(record, plan=replace(record.plan, introduced=introduced))
+    return record
+
+
 def budget_below_the_largest_step(history: History) -> Iterator[History]:
     largest = max(
         record.plan.num_scheduled_tokens for record in history if isinstance(record, PlanRecord)
@@ -365,6 +393,11 @@ CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
         each_plan(lambda plan: replace(plan, scheduled=plan.scheduled[::-1])),
     ),
     "a late request goes first": ("sched.order", arrive_last),
+    "who waits for no prefix is overtaken": (
+        "sched.order",
+        with_limits(wait_for_prefix=lambda header: False),
+    ),
+    "one who shares a prefix does not wait": ("sched.waits-for-prefix", begin_like_the_one_before),
     "an abort misses a live request": (
         "history.readable",
         each(AbortRecord, lambda r: replace(r, found=not r.found)),

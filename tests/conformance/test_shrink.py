@@ -100,7 +100,7 @@ def test_what_is_left_is_the_same_from_anywhere_and_minimal(
 ) -> None:
     tried = 0
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(scenarios())
     def check(scenario: Scenario) -> None:
         nonlocal tried

@@ -38,7 +38,7 @@ def test_every_state_of_a_quick_scope_is_sound(name: str) -> None:
 
 def test_the_quick_scopes_together_reach_all_that_they_are_about() -> None:
     """Also alone, or beside only some of the others (pytest -k, xdist)."""
-    for name in ("quick-forks-swap", "quick-three-blocks", "quick-fcfs-swap"):
+    for name in ("quick-forks-swap", "quick-three-blocks", "quick-fcfs-swap", "quick-waiting"):
         FOUND.setdefault(name, explore(QUICK[name]))
     for goal in GOALS:
         assert sum(result.goals[goal] for result in FOUND.values()) > 0, goal
