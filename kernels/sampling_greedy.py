@@ -42,7 +42,7 @@ def store_token(token, sound, words_ptr, words_stride, table, out_ptr, failed_pt
     tl.store(target_ptr, token, mask=(table_row >= 0) & (place < table_width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words_stride"])
 def greedy_kernel(
     logits_ptr,
     words_ptr,

@@ -23,7 +23,7 @@ _IN_PROMPT = tl.constexpr(1)
 _ONE_OUTPUT = tl.constexpr(2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words_stride"])
 def penalise_kernel(
     logits_ptr,
     words_ptr,

@@ -56,7 +56,7 @@ def load_limits(words_ptr, words_stride):
     return top_k, log_min_p, top_p, (top_k > 0) | (log_min_p > float("-inf")) | (top_p < 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words_stride"])
 def summarise_kernel(
     logits_ptr,
     words_ptr,
@@ -110,7 +110,7 @@ def summarise_kernel(
     tl.store(tokens_ptr + part, best)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["words_stride"])
 def choose_kernel(
     logits_ptr,
     words_ptr,

@@ -15,7 +15,13 @@ from triton import knobs
 from pagetwin.kernels.interpreter import mend_interpreter
 
 INTERPRETED = bool(knobs.runtime.interpret)
-WITHOUT_KERNELS = {"test_interpreted.py", "test_compiles.py", "test_reference.py"}
+WITHOUT_KERNELS = {
+    "test_compile_processes.py",
+    "test_compiles.py",
+    "test_forked.py",
+    "test_interpreted.py",
+    "test_reference.py",
+}
 
 if INTERPRETED:
     mend_interpreter()

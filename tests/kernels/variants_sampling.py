@@ -26,8 +26,10 @@ TYPES = (
 
 def compiled(kernel: Any, capability: int, num_warps: int, **constants: int) -> Resources:
     types = {name: TYPES[name] for name in kernel.arg_names if name in TYPES}
+    # The stride is the number of rows that draw: it is not specialised on.
+    aligned = [name for name in types if name != "words_stride"]
     return compile_kernel(
-        kernel, types, constants, aligned=types, capability=capability, num_warps=num_warps
+        kernel, types, constants, aligned=aligned, capability=capability, num_warps=num_warps
     )
 
 
