@@ -13,6 +13,7 @@ import msgspec
 from pagetwin.conformance.adapters.line_process import LineProcess
 from pagetwin.conformance.adapters.protocol import (
     AdapterError,
+    EngineCrashed,
     EngineInfo,
     SessionConfig,
     SessionRefused,
@@ -31,7 +32,7 @@ Answer = TypeVar("Answer")
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """The last line of every answer: `ok`, or `refused` or `error` with a text."""
+    """The last line of every answer: `ok`, or `refused`, `crashed` or `error` with a text."""
 
     reply: str
     text: str = ""
@@ -82,10 +83,28 @@ class CommandAdapter:
     def ask(self, message: Mapping[str, Any], timeout_s: float) -> list[bytes]:
         """The lines of an answer before its reply.
 
-        Raises SessionRefused or AdapterError as the reply says.
+        Raises SessionRefused, EngineCrashed or AdapterError as the reply says.
         """
-        self._process.send(message)
         body: list[bytes] = []
+        self._exchange(message, timeout_s, body)
+        return body
+
+    def observe(
+        self, message: Mapping[str, Any], timeout_s: float, seen: list[AnyObservation]
+    ) -> None:
+        """Likewise; each line is an observation, and counts whatever the reply."""
+        source = f"{self._process.name}: answer to {message['do']!r}"
+        body: list[bytes] = []
+        try:
+            self._exchange(message, timeout_s, body)
+        finally:
+            try:
+                seen += [decode_observation(line, source) for line in body]
+            except TraceError as error:
+                raise AdapterError(str(error)) from None
+
+    def _exchange(self, message: Mapping[str, Any], timeout_s: float, body: list[bytes]) -> None:
+        self._process.send(message)
         for line in self._process.lines(timeout_s):
             if not line.startswith(b'{"reply"'):
                 body.append(line)
@@ -93,18 +112,12 @@ class CommandAdapter:
             reply = self._decode(line, Reply)
             if reply.reply == "refused":
                 raise SessionRefused(reply.text or f"{self._process.name} gives no reason")
+            if reply.reply == "crashed":
+                raise EngineCrashed(reply.text)
             if reply.reply != "ok":
                 raise AdapterError(f"{self._process.name}: {message['do']}: {reply.text}")
-            return body
+            return
         raise AssertionError("lines() ends only by an error")
-
-    def observe(self, message: Mapping[str, Any], timeout_s: float) -> list[AnyObservation]:
-        """Likewise, each line an observation."""
-        source = f"{self._process.name}: answer to {message['do']!r}"
-        try:
-            return [decode_observation(line, source) for line in self.ask(message, timeout_s)]
-        except TraceError as error:
-            raise AdapterError(str(error)) from None
 
     def records(self) -> list[Record]:
         """The session's history; raises AdapterError on a line that is no record."""
@@ -164,7 +177,7 @@ class CommandSession:
             self._adapter.ask({"do": "close"}, ANSWER_TIMEOUT_S)
 
     def _ask(self, message: Mapping[str, Any], timeout_s: float) -> None:
-        self._observed += self._adapter.observe(message, timeout_s)
+        self._adapter.observe(message, timeout_s, self._observed)
 
 
 class RecordingCommandSession(CommandSession):

@@ -33,10 +33,11 @@ from pagetwin.engine.trace import (
 )
 
 
-def check_knobs(name: str, config: SessionConfig, *, sliding_window: int) -> None:
+def check_knobs(name: str, config: SessionConfig, *, sliding_window: int, vocab_size: int) -> None:
     """Raises SessionRefused for what no other engine takes: knobs of docs/policy.md alone.
 
     Partial hits are allowed by the configuration, never demanded, so an engine without them obeys.
+    A vocabulary that holds all tokens of the one that is asked for will do.
     """
     cache, limits = config.cache, config.scheduler
     asked: dict[str, bool] = {}
@@ -54,7 +55,7 @@ def check_knobs(name: str, config: SessionConfig, *, sliding_window: int) -> Non
         asked["async_scheduling"] = limits.async_scheduling
         asked["wait_for_prefix"] = limits.wait_for_prefix
     asked["failing_requests"] = bool(config.failing_requests)
-    asked["vocab_size"] = config.vocab_size is not None and config.model is None
+    asked["vocab_size"] = (config.vocab_size or 0) > vocab_size
     refused = [knob for knob, is_asked in asked.items() if is_asked]
     if refused:
         raise SessionRefused(f"{name} has no equal of {', '.join(refused)}; leave out of a session")

@@ -36,6 +36,11 @@ class EngineDied(AdapterError):
     """The engine ended, or stopped answering, in the middle of a session."""
 
 
+class EngineCrashed(EngineDied):
+    """The engine raised while it worked on what it was asked, and is of no more use; a session that
+    is opened afresh is another engine. What it raised is a finding, not the end of a run."""
+
+
 class EngineTimeout(EngineDied):
     """The engine did not finish within the time given to `run`."""
 

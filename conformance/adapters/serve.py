@@ -11,6 +11,7 @@ import msgspec
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
     AdapterError,
+    EngineCrashed,
     RecordingSession,
     ResettableSession,
     Session,
@@ -39,6 +40,8 @@ class Server:
                 self._say({"reply": "ok"})
             except SessionRefused as error:
                 self._say({"reply": "refused", "text": str(error)})
+            except EngineCrashed as error:
+                self._say({"reply": "crashed", "text": str(error)})
             except (PagetwinError, msgspec.MsgspecError, KeyError) as error:
                 self._say({"reply": "error", "text": f"{type(error).__name__}: {error}"})
 
@@ -57,8 +60,10 @@ class Server:
         else:
             if self._session is None:
                 raise AdapterError(f"{what!r} came without an open session; 'open' comes first")
-            self._drive(self._session, what, message)
-            self._tell(self._session)
+            try:
+                self._drive(self._session, what, message)
+            finally:
+                self._tell(self._session)
 
     def _drive(self, session: Session, what: str, message: dict[str, Any]) -> None:
         if what == "submit":

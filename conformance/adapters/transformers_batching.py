@@ -15,7 +15,7 @@ from pagetwin.conformance.adapters.foreign import ForeignRun, check_knobs
 from pagetwin.conformance.adapters.options import read_options
 from pagetwin.conformance.adapters.protocol import (
     AdapterError,
-    EngineDied,
+    EngineCrashed,
     EngineInfo,
     EngineTimeout,
     SessionConfig,
@@ -105,7 +105,12 @@ class TransformersAdapter:
         limits = config.scheduler or DEFAULT_SCHEDULER
         path = config.model or self._path
         model = self._model(path)
-        check_knobs(NAME, config, sliding_window=getattr(model.config, "sliding_window", None) or 0)
+        check_knobs(
+            NAME,
+            config,
+            sliding_window=getattr(model.config, "sliding_window", None) or 0,
+            vocab_size=model.config.vocab_size,
+        )
         batching = ContinuousBatchingConfig(
             page_size=cache.block_size,
             num_blocks=cache.num_blocks - 1,
@@ -217,7 +222,7 @@ class TransformersSession:
         try:
             planned = self._processor.prepare_next_batch()
         except RuntimeError as error:
-            raise EngineDied(f"{NAME}: {error}") from error
+            raise EngineCrashed(f"{NAME}: {error}") from error
         if not planned:
             if self._run.has_live_requests():
                 raise EngineTimeout(f"{NAME}: requests live, and it plans no step")

@@ -14,7 +14,7 @@ from pagetwin.conformance.adapters.options import read_options
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
     AdapterError,
-    EngineDied,
+    EngineCrashed,
     EngineInfo,
     SessionConfig,
     SessionRefused,
@@ -151,7 +151,7 @@ class VllmAdapter:
         return CAPABILITIES
 
     def open(self, config: SessionConfig) -> "VllmSession":
-        """Raises SessionRefused for knobs that vLLM has no equal of."""
+        """Raises SessionRefused for knobs that vLLM has no equal of, or does not start with."""
         cache = config.cache or DEFAULT_CACHE
         path = config.model or self._path
         model = _read_config(path)
@@ -160,7 +160,12 @@ class VllmAdapter:
             max_num_seqs=16,
             max_num_batched_tokens=256,
         )
-        check_knobs(NAME, config, sliding_window=model.get("sliding_window") or 0)
+        check_knobs(
+            NAME,
+            config,
+            sliding_window=model.get("sliding_window") or 0,
+            vocab_size=model["vocab_size"],
+        )
         if cache.block_size % BLOCK_SIZE:
             raise SessionRefused(f"{NAME}: block_size={cache.block_size} is no multiple of 32")
         head_size = model.get("head_dim") or model["hidden_size"] // model["num_attention_heads"]
@@ -170,7 +175,10 @@ class VllmAdapter:
             raise SessionRefused(f"{NAME}: watermark_blocks={cache.watermark_blocks} has no equal")
         dtype = _dtype(self._options, model)
         info = msgspec.structs.replace(self.describe(), model=path, dtype=dtype)
-        engine = _start(info, self._options, cache, limits, config.seed)
+        try:
+            engine = _start(info, self._options, cache, limits, config.seed)
+        except ValueError as error:
+            raise SessionRefused(f"{NAME}: {error}") from None
         return VllmSession(engine, ForeignRun(info, cache, limits))
 
     def close(self) -> None:
@@ -251,7 +259,7 @@ class VllmSession:
                 outputs = self._engine.step()
             except Exception as error:
                 # Whatever an engine dies of is an observation about that engine.
-                raise EngineDied(f"{NAME}: {type(error).__name__}: {error}") from error
+                raise EngineCrashed(f"{NAME}: {type(error).__name__}: {error}") from error
             for output in outputs:
                 if output.prompt_logprobs:
                     self._run.scored(output.request_id, prompt_scores(output))

@@ -26,6 +26,7 @@ from pagetwin.conformance.observation import (
     Scored,
     TokenSeen,
 )
+from pagetwin.conformance.scenario import Scenario, ScenarioRequest, SubmitEvent
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 
 DEFAULT_BLOCK_SIZE = 4
@@ -34,6 +35,7 @@ DEFAULT_VOCAB_SIZE = 97
 LONGEST_IN_BLOCKS = 12
 ROOMY_BLOCKS = 400
 TIMEOUT_S = 120.0
+ROUNDS_OF_A_PHASE = 1000
 
 
 class Answer(NamedTuple):
@@ -119,6 +121,26 @@ def run_course(adapter: Adapter, course: Course, setting: Setting) -> Outcome:
                 session.submit(asked.request)
             session.run(TIMEOUT_S)
         return outcome_of(session)
+
+
+def scenario_of(course: Course, setting: Setting) -> Scenario:
+    """The course as a file that any engine can replay; phases are far apart."""
+    config = session_config(setting, course.knobs)
+    assert config.cache is not None
+    assert config.scheduler is not None
+    rounds = {
+        asked.request.request_id: number * ROUNDS_OF_A_PHASE
+        for number, phase in enumerate(course.phases)
+        for asked in phase
+    }
+    return Scenario(
+        cache=config.cache,
+        scheduler=config.scheduler,
+        requests=tuple(ScenarioRequest(request=asked.request) for asked in course.asked()),
+        events=tuple(SubmitEvent(request_id=name, round=at) for name, at in rounds.items()),
+        vocab_size=setting.vocab_size,
+        note=course.name,
+    )
 
 
 def outcome_of(session: Session) -> Outcome:

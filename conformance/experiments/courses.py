@@ -301,11 +301,13 @@ class _Writer:
         return tuple(crowd)
 
     def _tight(self, mode: str) -> Knobs:
-        """Room for the longest request, and for about half of what all together need."""
+        """Room for the longest request, and for about half of what all together need. No request
+        may be longer: some engines do not start without room for one of full length."""
         needs = [self._blocks(len(probe.prompt)) for probe in self._probes]
         num_blocks = 1 + max(max(needs) + 1, sum(needs) // 2)
         return {
             "num_blocks": num_blocks,
+            "max_model_len": max(needs) * self._setting.block_size,
             "max_num_seqs": 8,
             "preemption_mode": mode,
             "num_host_blocks": 2 * num_blocks if mode == "swap" else 0,

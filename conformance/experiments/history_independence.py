@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pagetwin.conformance.adapters.protocol import Adapter, SessionRefused
+from pagetwin.conformance.adapters.protocol import Adapter, EngineCrashed, SessionRefused
 from pagetwin.conformance.capability import Capabilities, Flag
 from pagetwin.conformance.experiments.agreement import compare
 from pagetwin.conformance.experiments.asking import (
@@ -17,6 +17,7 @@ from pagetwin.conformance.experiments.asking import (
     Outcome,
     answer_to,
     run_course,
+    scenario_of,
     setting_for,
 )
 from pagetwin.conformance.experiments.courses import (
@@ -26,6 +27,7 @@ from pagetwin.conformance.experiments.courses import (
     Setting,
     make_courses,
 )
+from pagetwin.conformance.experiments.scenarios import NO_CRASH, crashed, play_and_judge
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Budget
@@ -44,6 +46,7 @@ class HistoryIndependence:
         "cache.concurrent-cold",
         NO_NOOP,
         "cow.fork-parity",
+        NO_CRASH,
     )
     needs = frozenset({Flag.TOKEN_IDS, Flag.TOKEN_PROMPT})
     weight = 2.0
@@ -99,6 +102,11 @@ def _judge_round(adapter: Adapter, setting: Setting, seed: int) -> Iterator[Evid
         except SessionRefused:
             tally.refused.append(course.name)
             continue
+        except EngineCrashed as error:
+            tally.unmet.append(f"the engine crashed {course.name!r}")
+            yield _judge_crash(adapter, course, setting, error)
+            continue
+        yield Evidence(property_id=NO_CRASH, examples=len(list(course.asked())))
         if not baseline:
             baseline = {
                 one.probe: answer_to(outcome, one.request.request_id)
@@ -111,6 +119,21 @@ def _judge_round(adapter: Adapter, setting: Setting, seed: int) -> Iterator[Evid
             yield _judge_noop(course, outcome, setting)
     for property_id, tally in tallies.items():
         yield from tally.evidence(property_id)
+
+
+def _judge_crash(
+    adapter: Adapter, course: Course, setting: Setting, error: EngineCrashed
+) -> Evidence:
+    """With the scenario that replays it, if it does when it is tried at once."""
+    scenario = scenario_of(course, setting)
+    played = play_and_judge(scenario, adapter)
+    again = any(one.property_id == NO_CRASH for one in played.violations)
+    return Evidence(
+        property_id=NO_CRASH,
+        violation=crashed(error),
+        scenario=scenario if again else None,
+        records=tuple(played.records) if again else (),
+    )
 
 
 def judge_course(

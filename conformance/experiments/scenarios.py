@@ -10,6 +10,7 @@ from pagetwin.conformance.adapters.protocol import (
     Adapter,
     AdapterError,
     AdapterLied,
+    EngineCrashed,
     EngineTimeout,
     RecordingSession,
     Session,
@@ -31,6 +32,7 @@ from pagetwin.conformance.suite.stream import stream
 from pagetwin.engine.trace import Record
 from pagetwin.simulator.replica import Replica
 
+NO_CRASH = "life.no-crash"
 TIMEOUT_S = 60.0
 """For one scenario; on the executor without a model it takes milliseconds."""
 MOST_REFUSED = 200
@@ -50,7 +52,7 @@ class RandomScenarios:
     """Judges an engine's records over random scenarios, by every checker and by the twin."""
 
     id = "scenarios"
-    judges = (*JUDGED, "twin.lockstep", "life.no-crash", "life.ends")
+    judges = (*JUDGED, "twin.lockstep", NO_CRASH, "life.ends")
     needs = frozenset({Flag.STEP_TRACE, Flag.POLICY, Flag.CANCEL})
     weight = 4.0
 
@@ -98,8 +100,9 @@ def play_and_judge(scenario: Scenario, adapter: Adapter) -> Played:
         played.records = tuple(session.records())
     finally:
         session.close()
-    played.violations += check_all(played.records)
-    played.violations += twin_differences(played.records)
+    if adapter.capabilities().has(Flag.POLICY):
+        played.violations += check_all(played.records)
+        played.violations += twin_differences(played.records)
     return played
 
 
@@ -113,6 +116,8 @@ def _play(scenario: Scenario, session: Session, engine: str) -> list[Violation]:
         return [violation(name, -1, str(error)) for name in broken]
     except EngineTimeout as error:
         return [violation("life.ends", -1, str(error))]
+    except EngineCrashed as error:
+        return [crashed(error)]
     except AdapterError:
         raise
     except Exception as error:
@@ -130,7 +135,12 @@ def crash(error: Exception) -> Violation:
         code = place.tb_frame.f_code
         where = f"{code.co_filename.rpartition('/')[2]}:{place.tb_lineno} in {code.co_name}"
     text = f"the engine raised {type(error).__name__}: {error}"
-    return violation("life.no-crash", -1, text, where=where)
+    return violation(NO_CRASH, -1, text, where=where)
+
+
+def crashed(error: EngineCrashed) -> Violation:
+    """What an adapter says that its engine raised."""
+    return violation(NO_CRASH, -1, f"the engine raised {error}")
 
 
 def twin_differences(records: Sequence[Record]) -> list[Violation]:

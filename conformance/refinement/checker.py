@@ -99,7 +99,8 @@ class Refinement:
         self._justified(engine, record, victims)
 
     def _justified(self, engine: AbstractEngine, record: PlanRecord, victims: list[str]) -> None:
-        """Preempting is allowed only if step and victims together did not fit."""
+        """Preempting is allowed only if step and victims together did not fit, with those that were
+        left out, where the policy leaves any out."""
         held = {block for table in engine.tables.values() for block in table}
         num_free = (engine.num_blocks or 0) - len(held)
         needed = 0
@@ -107,12 +108,22 @@ class Refinement:
             had = len(engine.tables.get(one.seq_id, ()))
             end = one.num_computed_tokens + one.num_scheduled_tokens
             needed += max(0, engine.blocks_of(end) - had)
-        for victim in victims:
-            follower = engine.live[victim]
-            most = min(follower.num_known, follower.computed + engine.limits.max_num_batched_tokens)
-            needed += max(0, engine.blocks_of(most) - len(engine.tables.get(victim, ())))
+        waited = list(victims)
+        if self._specification.may_starve:
+            scheduled = {one.seq_id for one in record.plan.scheduled}
+            waited += [s for s in engine.tables if s not in scheduled and s not in victims]
+        needed += sum(self._next_blocks(engine, seq_id) for seq_id in waited)
         if needed <= num_free:
             self._fail("a step preempts though all would have fitted", needed=needed, free=num_free)
+
+    @staticmethod
+    def _next_blocks(engine: AbstractEngine, seq_id: str) -> int:
+        """The most that it may need for its next step."""
+        follower, held = engine.live[seq_id], len(engine.tables.get(seq_id, ()))
+        # One that has only found its prefix so far holds whole blocks of it.
+        computed = follower.computed if follower.runs else held * engine.block_size
+        most = min(follower.num_known, computed + engine.limits.max_num_batched_tokens)
+        return max(0, engine.blocks_of(most) - held)
 
     def _admissions(self, engine: AbstractEngine, record: PlanRecord) -> None:
         for one in record.plan.introduced:

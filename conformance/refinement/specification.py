@@ -16,6 +16,9 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     shares_within_step: bool = False
     """A block can be hit in the step that fills it: each layer writes the whole step's keys and
     values before any query reads."""
+    may_starve: bool = False
+    """A step may leave out what runs, or has found its prefix, for want of a block; what that needs
+    counts when another is preempted."""
     max_lookahead_blocks: int = 0
     """Blocks that a table may have beyond those of its tokens."""
 
@@ -23,7 +26,7 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
 VLLM_V1_FCFS = Specification(
     id="vllm-v1-fcfs", admits_in_order=True, preempts_last=True, shares_within_step=True
 )
-HF_FIFO = Specification(id="hf-fifo", admits_in_order=False, preempts_last=False)
+HF_FIFO = Specification(id="hf-fifo", admits_in_order=False, preempts_last=False, may_starve=True)
 """transformers skips what does not fit and goes on with the next; victims are the newest of those
 that could not get a block, not of all."""
 ANY = Specification(id="any", admits_in_order=False, preempts_last=False)

@@ -10,10 +10,12 @@ from pagetwin.conformance.adapters.protocol import (
     Adapter,
     AdapterError,
     AdapterLied,
+    EngineCrashed,
     SessionRefused,
 )
 from pagetwin.conformance.capability import Capabilities
 from pagetwin.conformance.environment import versions
+from pagetwin.conformance.experiments.scenarios import NO_CRASH, crashed
 from pagetwin.conformance.properties import CATALOGUE
 from pagetwin.conformance.statistics.family import FAMILY_ALPHA, split_alpha
 from pagetwin.conformance.suite.evidence import Evidence, PropertyResult, Status
@@ -174,6 +176,8 @@ class SuiteRun:
             for tally in tallies:
                 piece = Evidence(property_id=tally.row.id, examples=0, undecided=str(error))
                 tally.add(experiment.id, piece)
+        except EngineCrashed as error:
+            self._crashed(experiment, tallies, error)
         except AdapterError:
             raise
         except Exception as error:
@@ -183,6 +187,21 @@ class SuiteRun:
             for tally in tallies:
                 tally.seconds += self._clock() - begun
             self._listener.end(experiment)
+
+    def _crashed(
+        self, experiment: Experiment, tallies: Sequence[Tally], error: EngineCrashed
+    ) -> None:
+        """Nothing that a client asks for may do that; what was to be judged is not, thereby."""
+        if NO_CRASH not in {row.id for row in self._options.profile.properties}:
+            raise error
+        self._unsupported.pop(NO_CRASH, None)
+        tally = self.tallies.setdefault(NO_CRASH, Tally(CATALOGUE[NO_CRASH]))
+        tally.add(experiment.id, Evidence(property_id=NO_CRASH, violation=crashed(error)))
+        for tally in tallies:
+            if tally.row.id != NO_CRASH:
+                text = f"the engine crashed: {error}"
+                piece = Evidence(property_id=tally.row.id, examples=0, undecided=text)
+                tally.add(experiment.id, piece)
 
 
 def false_alarm_shares() -> dict[str, float]:

@@ -15,6 +15,10 @@ TRACES = Path(__file__).parent / "traces"
 SPECIFICATIONS = {
     "vllm-0.32.0-cpu": VLLM_V1_FCFS,
     "transformers-5.24.0": HF_FIFO,
+    # It preempts for requests that the step leaves out, which want blocks, too; and there is one
+    # that has found its prefix, holds its blocks, and has never run.
+    "transformers-5.24.0-left-out": HF_FIFO,
+    "transformers-5.24.0-prefix-held": HF_FIFO,
 }
 
 Recorded = Callable[[str], list[Record]]
