@@ -163,8 +163,6 @@ def start(
     knobs = {"max_model_len": min(MAX_MODEL_LEN, loaded.spec.max_model_len), **knobs}
     with watch.phase("rest"), _watched_phases(watch, device.type):
         engine = engine_from_knobs(model, knobs, loaded=loaded, history=history)
-    inner = sum(watch.seconds.get(phase, 0.0) for phase in ("profile", "capture"))
-    watch.seconds["rest"] -= inner
     return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=watch.seconds)
 
 
@@ -197,15 +195,19 @@ def _origin(loaded: "LoadedModel", device: "torch.device") -> "Origin":
 
 @contextmanager
 def _watched_phases(watch: Stopwatch, device_type: str) -> Iterator[None]:
-    """Tells what a GPU's engine does while it starts: measures memory, captures graphs."""
+    """Tells what a GPU's engine does while it starts: compiles kernels, measures memory, captures
+    graphs."""
     if device_type != "cuda":
         yield
         return
     from pagetwin.engine import factory
     from pagetwin.engine.gpu_runner import GpuRunner
 
-    profile, capture = partial(watch.phase, "profile"), partial(watch.phase, "capture")
-    with around(factory, "measured_kv_bytes", profile), around(GpuRunner, "warm_up", capture):
+    with (
+        around(factory, "measured_kv_bytes", partial(watch.phase, "profile")),
+        around(GpuRunner, "warm_up", partial(watch.phase, "capture")),
+        around(GpuRunner, "compile", partial(watch.phase, "compile")),
+    ):
         yield
 
 

@@ -34,16 +34,22 @@ def around(
 
 
 class Stopwatch:
-    """Adds up seconds by phase."""
+    """Adds up seconds by phase. What a phase within another takes is its own alone, so that no
+    second counts twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
+        self._clock = clock
+        self._within = [0.0]
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = self._clock()
+        self._within.append(0.0)
         try:
             yield
         finally:
-            took = time.perf_counter() - started
-            self.seconds[name] = self.seconds.get(name, 0.0) + took
+            took = self._clock() - started
+            own = took - self._within.pop()
+            self._within[-1] += took
+            self.seconds[name] = self.seconds.get(name, 0.0) + own

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pagetwin.engine.config import LoadFormat
 from pagetwin.engine.errors import ModelError
-from pagetwin.engine.weights.gguf_file import GGUFFile
 from pagetwin.engine.weights.json_file import read_json
 from pagetwin.engine.weights.shards import find_shards, iterate_shards
 
@@ -45,6 +44,9 @@ def open_checkpoint(path: Path, load_format: LoadFormat) -> Checkpoint:
                 f"{path} is a file, and load_format={load_format!r} needs a folder; name the "
                 "folder, or use load_format='auto'"
             )
+        # Its library is slow to import, and few models are in one.
+        from pagetwin.engine.weights.gguf_file import GGUFFile
+
         file = GGUFFile(path)
         return Checkpoint(file.hf_config(), file.tensors, file.dtype, path.parent)
     config = _read_config(path)

@@ -52,3 +52,13 @@ def test_it_is_taken_away_when_the_body_raises() -> None:
 def test_what_is_not_there_is_an_error() -> None:
     with pytest.raises(AttributeError), around(Adder(), "subtract", Adder().logged):
         pass
+
+
+def test_seconds_of_a_phase_within_another_are_its_own_alone() -> None:
+    times = iter((0.0, 1.0, 3.0, 10.0, 15.0, 16.0))
+    watch = Stopwatch(lambda: next(times))
+    with watch.phase("outer"), watch.phase("inner"):
+        pass
+    with watch.phase("inner"):
+        pass
+    assert watch.seconds == {"inner": 2.0 + 1.0, "outer": 10.0 - 2.0}
