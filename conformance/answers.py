@@ -65,7 +65,7 @@ class CompletedAnswers:
         failed = {
             seq_id: f"made to fail in step {step}"
             for seq_id in answers
-            if _split(seq_id)[0] in self._failing and _picked(seq_id, step, "fails")
+            if _split(seq_id)[0] in self._failing and fails_by_chance(seq_id, step)
         }
         return {key: answer for key, answer in answers.items() if key not in failed}, failed
 
@@ -91,6 +91,11 @@ class CompletedAnswers:
                 touched[request_id] = None
         chosen = [self._searches[request_id].select() for request_id in touched]
         return tuple(selection for selection in chosen if selection is not None)
+
+
+def fails_by_chance(seq_id: str, step: int) -> bool:
+    """Whether a failing request's row fails in this step."""
+    return _picked(seq_id, step, "fails")
 
 
 def _picked(seq_id: str, step: int, purpose: str) -> bool:

@@ -4,7 +4,15 @@ from collections.abc import Iterable
 
 import msgspec
 
-from pagetwin.conformance.catalogue import clients, components, histories, memory, twin, values
+from pagetwin.conformance.catalogue import (
+    clients,
+    components,
+    faults,
+    histories,
+    memory,
+    twin,
+    values,
+)
 from pagetwin.conformance.catalogue.property import Property
 
 __all__ = ["CATALOGUE", "Property", "Violation", "violation"]
@@ -45,6 +53,7 @@ CATALOGUE: dict[str, Property] = _catalogue(
         memory.PROPERTIES,
         values.PROPERTIES,
         components.PROPERTIES,
+        faults.PROPERTIES,
     ]
 )
 """By id. A new area is a line here."""

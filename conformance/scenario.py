@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from pagetwin.conformance.faults.fault import AnyFault
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import TraceError
 from pagetwin.engine.request import Request
@@ -91,6 +92,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Given to every request that names none of its own."""
     failing_requests: tuple[str, ...] = ()
     """Requests some of whose rows give no token (docs/policy.md P5.1c)."""
+    fault: AnyFault | None = None
+    """What goes wrong while it is played; then it is held against itself without that."""
     outputs: tuple[ScriptedOutput, ...] = ()
     """If any are given, no token is computed: these are what decides where sequences end."""
     note: str = ""

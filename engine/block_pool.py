@@ -1,6 +1,7 @@
 """Who holds which KV block, which are free, and what the free ones still cache."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from pagetwin.engine.free_queue import FreeQueue
 from pagetwin.engine.prefix_keys import BlockKey, Extras
@@ -45,6 +46,15 @@ class BlockPool:
             self.evictions += 1
         self.ref_counts[block_id] = 1
         return block_id
+
+    @contextmanager
+    def without_free_blocks(self) -> Iterator[None]:
+        """While it lasts only blocks that are freed meanwhile count as free."""
+        hidden, self._free.num_free = self._free.num_free, 0
+        try:
+            yield
+        finally:
+            self._free.num_free += hidden
 
     def hold(self, block_id: int) -> None:
         """Adds a holder; a free block leaves the queue with its content."""

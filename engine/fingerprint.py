@@ -67,7 +67,7 @@ class FingerprintExecutor:
         _copy(plan.swap_outs, self._slots, self._host_slots)
         _copy(plan.swap_ins, self._host_slots, self._slots)
         _copy(plan.copies, self._slots, self._slots)
-        self._update_rows(plan)
+        self.follow(plan)
         # All writes come before all reads, as in a layer that stores K/V and then attends.
         for entry in plan.scheduled:
             self._write(self._rows[entry.seq_id], entry)
@@ -78,7 +78,14 @@ class FingerprintExecutor:
                 self._sample(entry, sampled, logprobs)
         return StepResult(step=plan.step, sampled=sampled, logprobs=logprobs)
 
-    def _update_rows(self, plan: StepPlan) -> None:
+    @property
+    def num_kept(self) -> int:
+        """Rows and requests that it remembers."""
+        return len(self._rows) + len(self._requests)
+
+    def follow(self, plan: StepPlan) -> None:
+        """Brings the rows to where the plan has them, and computes nothing: what is left of a
+        plan that could not be carried out."""
         for seq_id in plan.dropped:
             del self._rows[seq_id]
         for request_id in plan.ended_requests:

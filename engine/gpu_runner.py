@@ -320,7 +320,7 @@ class GpuRunner(ModelRunner):
             output = self._sample(draws, hidden)
         elif draws.rows:
             index = torch.from_numpy(draws.logits_rows).to(self._device)
-            output = self._sampler.sample(self._program.logits[index], draws.rows)
+            output = self.sampler.sample(self._program.logits[index], draws.rows)
         else:
             output = SamplerOutput()
         for row in draws.rows:

@@ -32,8 +32,8 @@ class LLMEngine:
     """Requests in, outputs out, one step at a time.
 
     `executor` runs the plans: a model runner, or anything else that does (the fingerprint
-    executor needs no torch). `tokenizer` is None to work with token ids alone. `clock` dates
-    requests that come without an arrival time, in seconds.
+    executor needs no torch). `tokenizer` is None to work with token ids alone. `clock`, in seconds,
+    dates requests that come without an arrival time, and measures.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class LLMEngine:
         self.vocab_size = vocab_size
         self.eos_token_ids = tuple(eos_token_ids)
         self._processor = OutputProcessor(tokenizer, max_model_len=config.scheduler.max_model_len)
-        self.core = EngineCore(config, executor, processor=self._processor, history=history)
+        self.core = EngineCore(
+            config, executor, processor=self._processor, history=history, clock=clock
+        )
         self.on_step: Callable[[CompletedStep], None] | None = None
         """Sees each step that ends, before its outputs are made; for measurements."""
         self._clock = clock

@@ -49,7 +49,8 @@ class ModelRunner:
         self._device = kv_cache.device_pool.device
         self._kv_caches = kv_cache.layers
         self._backend = backend
-        self._sampler = sampler
+        self.sampler = sampler
+        """Draws the tokens; one in its place may see, or change, what it is given."""
         self._clock = clock
         self._check = config.debug_invariants
         self._without_token: Collection[str] = ()
@@ -145,7 +146,7 @@ class ModelRunner:
         if len(draws.rows) > len(logits):
             # The samples of a group that forks here draw from the very same logits.
             logits = logits[self._to_device(draws.logits_rows)]
-        return self._sampler.sample(logits, draws.rows)
+        return self.sampler.sample(logits, draws.rows)
 
     def _prompt_logprobs(
         self, draws: Draws, hidden: Tensor
@@ -158,7 +159,7 @@ class ModelRunner:
                 some = chunk.targets[offset : offset + PROMPT_LOGITS_ROWS]
                 first = chunk.first_row + offset
                 logits = self._model.compute_logits(hidden[first : first + len(some)])
-                entries += self._sampler.prompt_logprobs(logits, some, chunk.num_logprobs)
+                entries += self.sampler.prompt_logprobs(logits, some, chunk.num_logprobs)
             if entries:
                 results[chunk.seq_id] = tuple(entries)
         return results

@@ -5,6 +5,8 @@ It knows no clock, no model and no torch: the same calls give the same plans, bl
 counters anywhere. engine/planning.py decides a step, engine/closing.py applies its result.
 """
 
+from contextlib import AbstractContextManager
+
 from pagetwin.engine.closing import Closer
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import RequestError
@@ -65,6 +67,11 @@ class Scheduler:
         if len(self._state.in_flight) > 1:
             raise ValueError("two steps are in flight; update the older one before planning more")
         return self._planner.plan()
+
+    def without_free_blocks(self) -> AbstractContextManager[None]:
+        """Plans that are made while it lasts find no free block but those they free themselves,
+        as if somebody else had taken the others for a moment: memory runs short on demand."""
+        return self._state.blocks.pool.without_free_blocks()
 
     def update(self, plan: StepPlan, result: StepResult) -> StepUpdate:
         """Closes the oldest step in flight; ValueError, and nothing changed, for any other."""

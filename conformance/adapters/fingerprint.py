@@ -3,12 +3,58 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pagetwin.conformance.adapters.faulty_session import FaultyOwnSession
 from pagetwin.conformance.adapters.options import refuse_unknown
-from pagetwin.conformance.adapters.without_model import WithoutModelAdapter
+from pagetwin.conformance.adapters.own_session import OwnSession
+from pagetwin.conformance.adapters.protocol import SessionConfig
+from pagetwin.conformance.adapters.stepping import SchedulerSession
+from pagetwin.conformance.adapters.without_model import (
+    DEFAULT_CACHE,
+    DEFAULT_SCHEDULER,
+    VOCAB_SIZE,
+    WithoutModelAdapter,
+)
+from pagetwin.conformance.capability import YES, Capabilities, Flag
+from pagetwin.conformance.faults.striking import FingerprintUnderFault, Strikes
+from pagetwin.engine.config import EngineConfig
+from pagetwin.engine.fingerprint import FingerprintExecutor
+from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.scheduler import Scheduler
+from pagetwin.engine.trace import HistoryWriter
 
 
-def make(target: str, options: Mapping[str, Any]) -> WithoutModelAdapter:
+class FingerprintAdapter(WithoutModelAdapter):
+    """The scheduler by itself; for a fault to strike, the whole engine around it."""
+
+    def __init__(self) -> None:
+        super().__init__("fingerprint", Scheduler)
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(super().capabilities().support | {Flag.FAULT_INJECTION: YES})
+
+    def open(self, config: SessionConfig) -> SchedulerSession | OwnSession:
+        if config.fault is None:
+            return super().open(config)
+        strikes = Strikes(config.fault)
+        cache = config.cache or DEFAULT_CACHE
+        vocab_size = config.vocab_size or VOCAB_SIZE
+        executor = FingerprintExecutor(cache, vocab_size=vocab_size)
+        history = HistoryWriter(keep=True, with_block_tables=True)
+        engine = LLMEngine(
+            EngineConfig(
+                cache=cache, scheduler=config.scheduler or DEFAULT_SCHEDULER, debug_invariants=True
+            ),
+            FingerprintUnderFault(executor, strikes),
+            vocab_size=vocab_size,
+            history=history,
+            clock=strikes.clock(lambda: 0.0),
+        )
+        return FaultyOwnSession(
+            self.describe(), engine, history, strikes, lambda: executor.num_kept
+        )
+
+
+def make(target: str, options: Mapping[str, Any]) -> FingerprintAdapter:
     """`fingerprint:` takes neither a target nor options."""
     refuse_unknown("fingerprint:", target, options)
-    return WithoutModelAdapter("fingerprint", Scheduler)
+    return FingerprintAdapter()

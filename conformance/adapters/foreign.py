@@ -55,6 +55,7 @@ def check_knobs(name: str, config: SessionConfig, *, sliding_window: int, vocab_
         asked["async_scheduling"] = limits.async_scheduling
         asked["wait_for_prefix"] = limits.wait_for_prefix
     asked["failing_requests"] = bool(config.failing_requests)
+    asked["fault"] = config.fault is not None
     asked["vocab_size"] = (config.vocab_size or 0) > vocab_size
     refused = [knob for knob, is_asked in asked.items() if is_asked]
     if refused:

@@ -109,6 +109,7 @@ class HttpAdapter:
             "scheduler": config.scheduler is not None,
             "vocab_size": config.vocab_size is not None,
             "failing_requests": bool(config.failing_requests),
+            "fault": config.fault is not None,
             "model": config.model not in (None, self._options.checkpoint),
         }
         refused = [name for name, is_asked in asked.items() if is_asked]

@@ -1,5 +1,6 @@
 """`pagetwin:MODEL?{json}`: our engine, with a real model or a random one."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from pagetwin.conformance.adapters.faulty_session import FaultyOwnSession
 from pagetwin.conformance.adapters.options import read_options
 from pagetwin.conformance.adapters.own_session import OwnSession
 from pagetwin.conformance.adapters.protocol import (
@@ -21,6 +23,8 @@ from pagetwin.conformance.adapters.random_checkpoint import RandomModel, write_r
 from pagetwin.conformance.adapters.scheduler_flags import SCHEDULER_FLAGS
 from pagetwin.conformance.capability import Capabilities, Flag, Support, no
 from pagetwin.conformance.environment import versions
+from pagetwin.conformance.faults.model_under_fault import ModelUnderFault
+from pagetwin.conformance.faults.striking import Strikes
 from pagetwin.conformance.numerics.attention import attend, spec_of
 from pagetwin.engine.attention.registry import resolve_backend
 from pagetwin.engine.config import CacheConfig, DType, EngineConfig, ModelConfig, SchedulerConfig
@@ -46,6 +50,7 @@ FLAGS = (
     Flag.ATTENTION,
     Flag.COMPONENTS,
 )
+_GPU_FAULTS = "the GPU runner draws and moves on the device, where nothing can step between"
 _BY_SIZE = "a CPU's matrix products choose the order of their sums by the number of rows"
 _INVARIANT = (
     Flag.INVARIANT_BATCH,
@@ -58,7 +63,6 @@ _OTHERS = {
     Flag.SUPPORT_MASK: no("the sampler does not hand out its masks"),
     Flag.KV_EVENTS: no("its records say which blocks are cached"),
     Flag.FORCE_PREEMPT: no("preemptions come from the policy alone; use a small pool"),
-    Flag.FAULT_INJECTION: no("no row can be made to fail from outside"),
     Flag.READ_KV: no("K and V stay inside"),
     Flag.POISON: no("K and V stay inside"),
     Flag.VIRTUAL_CLOCK: no("it computes in real time"),
@@ -132,25 +136,26 @@ class OwnAdapter:
         others: dict[Flag, Support] = dict(_OTHERS)
         others[Flag.TEXT] = no("sessions work with token ids alone")
         others[Flag.STOP_STRINGS] = no("sessions work with token ids alone")
+        faults = (Flag.FAULT_INJECTION, Flag.FAILING_ROWS)
         if self._device.type == "cuda":
+            others |= dict.fromkeys(faults, no(_GPU_FAULTS))
             return Capabilities.of((*FLAGS, *_INVARIANT), others)
-        return Capabilities.of(FLAGS, others | dict.fromkeys(_INVARIANT, no(_BY_SIZE)))
+        return Capabilities.of((*FLAGS, *faults), others | dict.fromkeys(_INVARIANT, no(_BY_SIZE)))
 
     def open(self, config: SessionConfig) -> OwnSession:
         """Raises SessionRefused where the model, or this machine, cannot be run so."""
-        if config.failing_requests:
-            raise SessionRefused("failing_requests: no row can be made to fail from outside")
+        suffers = config.fault is not None or bool(config.failing_requests)
+        if suffers and self._device.type == "cuda":
+            raise SessionRefused(f"fault, failing_requests: {_GPU_FAULTS}")
         if config.outputs:
             raise SessionRefused("outputs: give requests trace_decode_token_ids instead")
         if config.model is not None and config.vocab_size is not None:
             raise SessionRefused("a checkpoint has its own vocab_size; give one of the two")
         path = config.model or self._path(config.vocab_size)
-        history = HistoryWriter(keep=True, with_block_tables=True)
         try:
-            engine = self._engine(path, config, history)
+            return self._session(path, config)
         except ConfigError as error:
             raise SessionRefused(str(error)) from None
-        return OwnSession(self.describe(), engine, history)
 
     def attend(
         self,
@@ -179,8 +184,10 @@ class OwnAdapter:
         self._loaded.clear()
         self._folder.cleanup()
 
-    def _engine(self, path: str, config: SessionConfig, history: HistoryWriter) -> LLMEngine:
+    def _session(self, path: str, config: SessionConfig) -> OwnSession:
         loaded = self._loaded_model(path)
+        history = HistoryWriter(keep=True, with_block_tables=True)
+        strikes = Strikes(config.fault, config.failing_requests)
         engine_config = EngineConfig(
             model=msgspec.structs.replace(self._model_config(path), seed=config.seed),
             cache=config.cache or self._cache_config(path),
@@ -192,12 +199,24 @@ class OwnAdapter:
         )
         runner = build_runner(engine_config, loaded)
         runner.warm_up()
-        return LLMEngine(
+        suffers = config.fault is not None or bool(config.failing_requests)
+        engine = LLMEngine(
             engine_config,
-            runner,
+            ModelUnderFault(runner, strikes) if suffers else runner,
             vocab_size=loaded.spec.vocab_size,
             eos_token_ids=loaded.spec.eos_token_ids,
             history=history,
+            clock=strikes.clock(time.monotonic),
+        )
+        if config.fault is None:
+            return OwnSession(self.describe(), engine, history)
+        batch = runner.batch
+        return FaultyOwnSession(
+            self.describe(),
+            engine,
+            history,
+            strikes,
+            lambda: len(batch.contents()) + len(batch.request_ids),
         )
 
     def _path(self, vocab_size: int | None) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import msgspec
 
 from pagetwin.conformance.capability import Capabilities
+from pagetwin.conformance.faults.fault import AnyFault
 from pagetwin.conformance.observation import AnyObservation, Opened
 from pagetwin.conformance.scenario import ScriptedOutput
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
@@ -21,6 +22,7 @@ from pagetwin.engine.trace import Record
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pagetwin.conformance.faults.striking import Strikes
     from pagetwin.kernels.trial import Span
 
 
@@ -84,7 +86,9 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int | None = None
     """For engines whose model is made to order (`fingerprint:`, `sim:`)."""
     failing_requests: tuple[str, ...] = ()
-    """Requests some of whose rows give no token. Needs Flag.FAULT_INJECTION."""
+    """Requests some of whose rows give no token. Needs Flag.FAILING_ROWS."""
+    fault: AnyFault | None = None
+    """What strikes the engine; the session is then a FaultySession. Needs Flag.FAULT_INJECTION."""
     outputs: tuple[ScriptedOutput, ...] = ()
     """Output tokens to give instead of computed ones. Needs Flag.FORCE_TOKENS."""
     model: str | None = None
@@ -181,6 +185,20 @@ class SteppingSession(RecordingSession, Protocol):
         ...
 
     def has_unfinished_requests(self) -> bool: ...
+
+
+@runtime_checkable
+class FaultySession(SteppingSession, Protocol):
+    """Flag.FAULT_INJECTION: what a session that was opened with a fault has beside the rest."""
+
+    @property
+    def strikes(self) -> "Strikes":
+        """What the fault did so far; `is_over` may be set, and then it strikes no more."""
+        ...
+
+    def num_kept(self) -> int:
+        """Sequences and requests that the executor remembers."""
+        ...
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ DEFAULT_SCHEDULER = SchedulerConfig(max_model_len=128, max_num_seqs=8, max_num_b
 
 FLAGS = (
     *SCHEDULER_FLAGS,
-    Flag.FAULT_INJECTION,
+    Flag.FAILING_ROWS,
     Flag.VIRTUAL_CLOCK,
     Flag.INVARIANT_BATCH,
     Flag.INVARIANT_CHUNK,
@@ -40,6 +40,7 @@ OTHERS: dict[Flag, Support] = {
     Flag.SCORE: _NO_MODEL,
     Flag.NOISE_KNOWN: _NO_MODEL,
     Flag.CHECKPOINT: _NO_MODEL,
+    Flag.FAULT_INJECTION: no("there is no engine around its scheduler that could suffer a fault"),
     Flag.READ_KV: no("slots are hashes; there is no K and V"),
     Flag.POISON: no("slots are hashes; there is no K and V"),
 }
@@ -72,6 +73,8 @@ class WithoutModelAdapter:
         """Raises SessionRefused if the session names a model."""
         if config.model is not None:
             raise SessionRefused(f"model={config.model!r}: {self._name} has no model to load")
+        if config.fault is not None:
+            raise SessionRefused(f"fault: {OTHERS[Flag.FAULT_INJECTION].reason}")
         cache = config.cache or DEFAULT_CACHE
         limits = config.scheduler or DEFAULT_SCHEDULER
         executor: Executor = ScriptedAnswers(config.outputs, max_model_len=limits.max_model_len)

@@ -19,6 +19,7 @@ from pagetwin.conformance.adapters.protocol import (
 from pagetwin.conformance.adapters.watchdog import watched
 from pagetwin.conformance.capability import Flag
 from pagetwin.conformance.checkers.all import JUDGED, check_all
+from pagetwin.conformance.faults.campaign import Campaign
 from pagetwin.conformance.goals import count_goals
 from pagetwin.conformance.history import header
 from pagetwin.conformance.lockstep import replay_history
@@ -77,7 +78,7 @@ class RandomScenarios:
 
 def fitted(scenario: Scenario, adapter: Adapter) -> Scenario:
     """The scenario without what the engine does not offer."""
-    if adapter.capabilities().has(Flag.FAULT_INJECTION):
+    if adapter.capabilities().has(Flag.FAILING_ROWS):
         return scenario
     return msgspec.structs.replace(scenario, failing_requests=())
 
@@ -88,6 +89,9 @@ def play_and_judge(scenario: Scenario, adapter: Adapter) -> Played:
     Raises SessionRefused if the engine cannot be opened so, AdapterLied if it claims records and
     has none, and AdapterError if it is gone.
     """
+    if scenario.fault is not None:
+        run = Campaign(adapter).judge(scenario)
+        return Played(scenario, run.records, list(run.violations))
     played = Played(scenario)
     session = adapter.open(session_config(scenario))
     try:

@@ -1,69 +1,134 @@
 """What must hold under a fault: the others unchanged, a clean end for the one hit, no trace."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
+from pagetwin.conformance.capability import Capabilities, Flag
 from pagetwin.conformance.checkers.all import check_all
-from pagetwin.conformance.faults.fault import Fault, ResultTwice
+from pagetwin.conformance.experiments.agreement import compare
+from pagetwin.conformance.experiments.asking import Answer
+from pagetwin.conformance.faults.fault import AnyFault
 from pagetwin.conformance.faults.lab import Outcome
 from pagetwin.conformance.history import header
 from pagetwin.conformance.lockstep import replay_history
+from pagetwin.conformance.properties import Violation, violation
+from pagetwin.conformance.scenario import Scenario
 from pagetwin.simulator.replica import Replica
 
-AGAIN = "-again"
-"""What the lab appends to a request's name when the fault is gone."""
+_BITS = (
+    Flag.CHOSEN_LOGPROB,
+    Flag.INVARIANT_BATCH,
+    Flag.INVARIANT_CHUNK,
+    Flag.INVARIANT_CACHE_HISTORY,
+    Flag.INVARIANT_PREEMPT,
+)
+"""What an engine must promise for log-probabilities to have equal bits whatever happens."""
+_NOTHING = Answer((), (), (), "")
+_ENDS_OF_THE_HIT = ("error", "abort", "")
+"""Reasons with which a request that was hit may end early; none at all if its client hung up."""
 
 
-def judge(outcome: Outcome, sound: Outcome, fault: Fault) -> list[str]:
-    """Everything that is wrong with a run under the fault; `sound` is one without any."""
-    return [f"{fault}: {what}" for what in _wrong(outcome, sound, fault)]
+class Judge(NamedTuple):
+    """Judges runs of one engine."""
+
+    can: Capabilities
+    dtype: str
+
+    def judge(self, outcome: Outcome, sound: Outcome, scenario: Scenario) -> list[Violation]:
+        """Everything that is wrong with a run under the scenario's fault; `sound` is one without
+        it."""
+        assert scenario.fault is not None
+        fault = scenario.fault
+        return [
+            violation(fault.property_id, -1, f"{fault}: {what}")
+            for what in self._wrong(outcome, sound, scenario, fault)
+        ]
+
+    def _wrong(
+        self, outcome: Outcome, sound: Outcome, scenario: Scenario, fault: AnyFault
+    ) -> Iterator[str]:
+        yield from outcome.broken
+        yield from self._answers(outcome, sound, same_bits=self.can.has(*_BITS))
+        yield from _leaks(outcome, scenario)
+        if not fault.is_noticed and (outcome.plans, outcome.steps) != (sound.plans, sound.steps):
+            yield "the engine plans otherwise"
+        if outcome.accepted_twice:
+            yield "a result took effect twice"
+        yield from (str(one) for one in check_all(outcome.records))
+        if fault.twin_follows and self.can.has(Flag.NOT_THE_TWIN):
+            first = header(outcome.records)
+            replayed = replay_history(outcome.records, Replica(first.cache, first.scheduler))
+            if not replayed.equal:
+                yield f"the twin does otherwise: {replayed.explain()}"
+
+    def bits(self, outcome: Outcome, same_steps: Outcome) -> tuple[bool, list[str]]:
+        """Whether two runs planned alike the first time, and what differs then in the answers of
+        those that were not hit, bit by bit: equal steps have equal shapes."""
+        if outcome.plans != same_steps.plans or not self.can.has(
+            Flag.CHOSEN_LOGPROB, Flag.INVARIANT_RUN
+        ):
+            return False, []
+        first = {name for name in outcome.answers if not name.startswith("flush")}
+        names = {name for name in first & set(same_steps.answers) if not _is_again(name)}
+        neighbours = [name for name in sorted(names) if _request(name) not in outcome.hit]
+        wrong = [
+            f"{name} differs from a run in which the same steps were made: {difference}"
+            for name in neighbours
+            if (
+                difference := compare(
+                    same_steps.answers[name],
+                    outcome.answers[name],
+                    dtype=self.dtype,
+                    same_bits=True,
+                    is_greedy=True,
+                ).difference
+            )
+        ]
+        return bool(neighbours), wrong
+
+    def _answers(self, outcome: Outcome, sound: Outcome, *, same_bits: bool) -> Iterator[str]:
+        for name, expected in sound.answers.items():
+            answer = outcome.answers.get(name, _NOTHING)
+            was_hit = _request(name) in outcome.hit
+            if was_hit and answer.reason in _ENDS_OF_THE_HIT:
+                expected = _beginning(expected, len(answer.token_ids), answer.reason)
+            difference = compare(
+                expected, answer, dtype=self.dtype, same_bits=same_bits, is_greedy=True
+            ).difference
+            if difference is not None:
+                yield f"{name} was {'' if was_hit else 'not '}hit, and differs: {difference}"
+        for name in outcome.answers.keys() - sound.answers.keys():
+            if not name.startswith("flush"):
+                yield f"{name} answers, which does not without the fault"
 
 
-def _wrong(outcome: Outcome, sound: Outcome, fault: Fault) -> Iterator[str]:
-    yield from outcome.broken
-    yield from _tokens(outcome, sound, fault)
-    yield from _leaks(outcome)
-    if isinstance(fault, ResultTwice) and fault.accepted:
-        yield "a result took effect twice"
-    yield from (str(one) for one in check_all(outcome.records))
-    if not fault.twin_would_follow:
+def _beginning(answer: Answer, length: int, reason: str) -> Answer:
+    return Answer(answer.token_ids[:length], answer.logprobs[:length], answer.tops[:length], reason)
+
+
+def _leaks(outcome: Outcome, scenario: Scenario) -> Iterator[str]:
+    if outcome.reset is None:
         return
-    first = header(outcome.records)
-    replayed = replay_history(outcome.records, Replica(first.cache, first.scheduler))
-    if not replayed.equal:
-        yield f"the twin does otherwise: {replayed.explain()}"
+    if not outcome.reset.done:
+        yield "at the end the cache cannot be reset: somebody still holds blocks"
+    levels = {
+        "num_waiting": 0,
+        "num_running": 0,
+        "num_swapped": 0,
+        "num_cached_blocks": 0,
+        "num_free_blocks": scenario.cache.num_blocks - 1,
+        "num_free_host_blocks": scenario.cache.num_host_blocks,
+    }
+    for level, expected in levels.items():
+        if (found := getattr(outcome.reset.counters, level)) != expected:
+            yield f"{level} is {found} at the end, not {expected}"
+    if outcome.num_kept > 2:
+        yield f"the executor keeps {outcome.num_kept} rows and requests, not one of each"
 
 
-def _tokens(outcome: Outcome, sound: Outcome, fault: Fault) -> Iterator[str]:
-    for seq_id, expected in sound.tokens.items():
-        request_id = seq_id.rpartition("/")[0]
-        tokens = outcome.tokens.get(seq_id, [])
-        if request_id not in fault.hit:
-            if tokens != expected:
-                yield f"{seq_id} was not hit, and says {tokens}, not {expected}"
-            if outcome.ends.get(seq_id) != sound.ends[seq_id]:
-                yield f"{seq_id} was not hit, and ends with {outcome.ends.get(seq_id)!r}"
-        elif tokens != expected[: len(tokens)]:
-            yield f"{seq_id} was hit, and says {tokens} before that, not {expected}"
-    for request_id, error in outcome.errors.items():
-        if request_id not in fault.hit:
-            yield f"{request_id} was not hit, and ends with the error {error!r}"
-        elif not error:
-            yield f"{request_id} ends with an error that says nothing"
+def _is_again(seq_id: str) -> bool:
+    return _request(seq_id).endswith("-again")
 
 
-def _leaks(outcome: Outcome) -> Iterator[str]:
-    before, after = outcome.before, outcome.after
-    assert before is not None
-    assert after is not None
-    for level in (
-        "num_waiting",
-        "num_running",
-        "num_swapped",
-        "num_free_blocks",
-        "num_free_host_blocks",
-        "num_cached_blocks",
-    ):
-        if getattr(after, level) != getattr(before, level):
-            yield f"{level} is {getattr(after, level)} at the end, not {getattr(before, level)}"
-    if outcome.rows_left > 2:
-        yield f"the executor keeps {outcome.rows_left} rows and requests, not one of each"
+def _request(seq_id: str) -> str:
+    return seq_id.rpartition("/")[0]

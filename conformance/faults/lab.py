@@ -1,170 +1,201 @@
-"""The lab: one small workload on the engine's core, again and again, each time with a fault."""
+"""The lab: a small workload on an engine, driven step by step, under a fault or without one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 import msgspec
 
-from pagetwin.conformance.faults.fault import Fault
-from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
-from pagetwin.engine.core import CompletedStep, EngineCore
-from pagetwin.engine.fingerprint import FingerprintExecutor
+from pagetwin.conformance.adapters.protocol import (
+    Adapter,
+    AdapterError,
+    AdapterLied,
+    EngineTimeout,
+    FaultySession,
+    ResettableSession,
+    SteppingSession,
+)
+from pagetwin.conformance.adapters.watchdog import watched
+from pagetwin.conformance.experiments.asking import Answer, answers_of
+from pagetwin.conformance.faults.fault import AbortAt, AnyFault, ResultsLate
+from pagetwin.conformance.scenario import Scenario, SubmitEvent
+from pagetwin.conformance.suite.driving import session_config
 from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.sampling_params import SamplingParams
-from pagetwin.engine.step import Counters
-from pagetwin.engine.trace import HistoryWriter, Record
+from pagetwin.engine.step import StepPlan
+from pagetwin.engine.trace import AbortRecord, PlanRecord, Record, ResetRecord
 
-VOCAB_SIZE = 16
+AGAIN = "-again"
+"""What is appended to a request's name when the fault is gone."""
 MOST_STEPS = 2000
 """More than any run of the workload needs; a run that takes more hangs."""
-
-
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """A configuration in which memory is short, and the requests that compete for it."""
-
-    name: str
-    cache: CacheConfig
-    scheduler: SchedulerConfig
-    requests: tuple[tuple[int, Request], ...]
-    """(step before which it is submitted, request)."""
+TIMEOUT_S = 120.0
+LATE = 0.6
+"""How probably a late result waits for another turn."""
 
 
 @dataclass
 class Outcome:
     """What a run left behind."""
 
-    tokens: dict[str, list[int]] = field(default_factory=dict)
+    answers: dict[str, Answer] = field(default_factory=dict)
     """By sequence id."""
-    ends: dict[str, str] = field(default_factory=dict)
-    """Finish reason by sequence id; of a request that failed as a whole, of its sample 0."""
-    errors: dict[str, str] = field(default_factory=dict)
-    """What was said to each request that ended with an error."""
     steps: int = 0
-    records: list[Record] = field(default_factory=list)
-    before: Counters | None = None
-    after: Counters | None = None
-    rows_left: int = 0
-    """Rows and requests that the executor still keeps."""
+    """Turns of the driver's loop."""
+    records: Sequence[Record] = ()
+    num_first_records: int = 0
+    """Records of the first time; those of the second follow."""
+    struck: int = 0
+    hit: frozenset[str] = frozenset()
+    """Requests that the fault may have ended."""
+    accepted_twice: bool = False
+    num_kept: int = 0
+    """What the executor remembers at the end, where it says."""
+    reset: ResetRecord | None = None
+    """The end: nothing lives, and the cache is to be forgotten."""
     broken: list[str] = field(default_factory=list)
-    """What must never happen: a recount that fails, a run that does not end."""
+    """What must never happen: the engine raised something, or did not come to an end."""
+
+    @property
+    def first_records(self) -> Sequence[Record]:
+        """Those of the first time, with the fault."""
+        return self.records[: self.num_first_records]
+
+    @property
+    def plans(self) -> list[StepPlan]:
+        """The plans of the first time, without what the requests ask for."""
+        plans = (one.plan for one in self.first_records if isinstance(one, PlanRecord))
+        return [msgspec.structs.replace(plan, new_requests=()) for plan in plans]
 
 
-def run(setting: Setting, fault: Fault | None = None, *, again: bool = True) -> Outcome:
-    """Runs the workload under the fault; with `again`, a second time, on the same engine, with
-    the fault gone: what it left in the cache shows then."""
+def run(adapter: Adapter, scenario: Scenario) -> Outcome:
+    """Plays the scenario's requests under its fault; then once more, under other names and on the
+    same engine, with the fault gone: what it left in the cache shows then.
+
+    Raises SessionRefused if the engine cannot be opened so, AdapterLied if its sessions lack what
+    it claims, AdapterError if it is gone.
+    """
     outcome = Outcome()
-    fault = fault or Fault()
-    executor = FingerprintExecutor(setting.cache, vocab_size=VOCAB_SIZE)
-    config = EngineConfig(cache=setting.cache, scheduler=setting.scheduler)
-    history = HistoryWriter(keep=True, with_block_tables=True)
-    core = EngineCore(config, fault.wrap(executor), history=history, clock=fault.clock())
-    outcome.before = core.scheduler.counters()
-    _drive(core, setting.requests, fault, outcome)
-    if again:
-        fault.is_over = True
-        renamed = tuple(
-            (step, msgspec.structs.replace(request, request_id=f"{request.request_id}-again"))
-            for step, request in setting.requests
-        )
-        _drive(core, renamed, fault, outcome)
-    core.reset_prefix_cache()
-    outcome.after = core.scheduler.counters()
-    _flush(core)
-    outcome.rows_left = len(executor._rows) + len(executor._requests)
-    outcome.records = history.records
+    name = adapter.describe().name
+    session = adapter.open(session_config(scenario))
+    try:
+        if not (isinstance(session, SteppingSession) and isinstance(session, ResettableSession)):
+            raise AdapterLied(f"{name} claims control over its steps, but its sessions lack it")
+        with watched(TIMEOUT_S, name):
+            _Run(session, scenario, outcome).play()
+    except EngineTimeout as error:
+        outcome.broken.append(str(error))
+    except AdapterError:
+        raise
+    except Exception as error:
+        # Whatever the engine raises is what we are after, not the end of the campaign.
+        outcome.broken.append(f"the engine raised {type(error).__name__}: {error}")
+    finally:
+        if isinstance(session, SteppingSession):
+            outcome.records = list(session.records())
+        seen = answers_of(session.observations())
+        outcome.answers = {
+            sequence_id(request_id, index): answer
+            for request_id, samples in seen.items()
+            for index, answer in samples.items()
+        }
+        session.close()
     return outcome
 
 
-def _drive(
-    core: EngineCore, requests: tuple[tuple[int, Request], ...], fault: Fault, outcome: Outcome
-) -> None:
-    waiting, number = sorted(requests, key=lambda one: one[0]), 0
-    while waiting or core.has_unfinished_requests():
-        while waiting and waiting[0][0] <= number:
-            core.add_request(waiting.pop(0)[1])
-        with fault.around_step(core, number):
-            for completed in fault.step(core):
-                _note(completed, outcome)
-        _recount(core, outcome, f"after step {number}")
-        number += 1
-        if number > MOST_STEPS:
-            outcome.broken.append(f"it does not end: {number} steps and requests live")
-            return
-    outcome.steps = max(outcome.steps, number)
+class _Run:
+    """One life of an engine."""
 
+    def __init__(self, session: SteppingSession, scenario: Scenario, outcome: Outcome) -> None:
+        self._session = session
+        self._scenario = scenario
+        self._outcome = outcome
+        self._fault: AnyFault | None = scenario.fault
+        self._most_in_flight = 1 + scenario.scheduler.async_scheduling
+        self._num_in_flight = 0
+        seed = scenario.fault.seed if isinstance(scenario.fault, ResultsLate) else 0
+        self._random = Random(seed)
 
-def _note(completed: CompletedStep, outcome: Outcome) -> None:
-    for request_id in completed.failed:
-        outcome.ends[sequence_id(request_id, 0)] = "error"
-        outcome.errors[request_id] = completed.error
-    over = outcome.ends
-    for seq_id, token in completed.result.sampled.items():
-        if seq_id not in over:
-            outcome.tokens.setdefault(seq_id, []).append(token)
-    for end in completed.update.finished:
-        over[end.seq_id] = end.reason
-        if end.reason == "error":
-            outcome.errors[end.seq_id.rpartition("/")[0]] = str(end.stop_reason)
+    def play(self) -> None:
+        session, outcome = self._session, self._outcome
+        strikes = session.strikes if isinstance(session, FaultySession) else None
+        self._drive("")
+        outcome.num_first_records = len(session.records())
+        if strikes is not None:
+            outcome.struck, outcome.hit = strikes.count, frozenset(strikes.hit)
+            outcome.accepted_twice = strikes.accepted_twice
+            strikes.is_over = True
+        elif isinstance(self._fault, AbortAt):
+            outcome.hit = frozenset({self._fault.request_id})
+        self._fault = None
+        self._drive(AGAIN)
+        assert isinstance(session, ResettableSession)
+        session.reset_prefix_cache()
+        last = session.records()[-1]
+        assert isinstance(last, ResetRecord)
+        outcome.reset = last
+        if isinstance(session, FaultySession):
+            # One request more, so that the executor is told what to forget; it may keep that one.
+            session.submit(_FLUSH)
+            session.run(TIMEOUT_S)
+            outcome.num_kept = session.num_kept()
 
-
-def _recount(core: EngineCore, outcome: Outcome, when: str) -> None:
-    try:
-        core.scheduler.check_invariants()
-    except AssertionError as error:
-        outcome.broken.append(f"{when} the books are wrong: {error}")
-
-
-def _flush(core: EngineCore) -> None:
-    """One request more, so that the executor is told what to forget; then it may keep that one."""
-    core.add_request(
-        Request(
-            request_id="flush",
-            prompt_token_ids=(0,),
-            sampling_params=SamplingParams(max_tokens=1, ignore_eos=True),
+    def _drive(self, suffix: str) -> None:
+        requests = self._scenario.requests_by_id()
+        due = sorted(
+            (event.round, place, requests[event.request_id])
+            for place, event in enumerate(self._scenario.events)
+            if isinstance(event, SubmitEvent)
         )
-    )
-    while core.has_unfinished_requests():
-        core.step()
+        number = 0
+        while due or self._session.has_unfinished_requests():
+            while due and due[0][0] <= number:
+                request = due.pop(0)[2]
+                name = f"{request.request_id}{suffix}"
+                self._session.submit(msgspec.structs.replace(request, request_id=name))
+            self._turn(number)
+            number += 1
+            if number > MOST_STEPS:
+                self._outcome.broken.append(
+                    f"it does not end: {number} steps, and requests that live"
+                )
+                return
+        self._outcome.steps = max(self._outcome.steps, number)
+
+    def _turn(self, number: int) -> None:
+        """Starts as many steps as may be in flight, and lets the oldest take effect."""
+        fault = self._fault
+        aborted = fault if isinstance(fault, AbortAt) and fault.number == number else None
+        if aborted is not None and not aborted.in_flight:
+            self._abort(aborted)
+        started = self._start()
+        if aborted is not None and aborted.in_flight:
+            self._abort(aborted)
+        elif isinstance(fault, ResultsLate):
+            self._outcome.struck += self._num_in_flight > 1
+            may_wait = started and self._num_in_flight < self._most_in_flight
+            if may_wait and self._random.random() < LATE:
+                return
+        elif started and self._num_in_flight < self._most_in_flight:
+            self._start()
+        if self._num_in_flight:
+            self._num_in_flight -= self._session.finish_step()
+
+    def _start(self) -> bool:
+        if self._num_in_flight >= self._most_in_flight:
+            return False
+        started = self._session.start_step()
+        self._num_in_flight += started
+        return started
+
+    def _abort(self, fault: AbortAt) -> None:
+        self._session.cancel(fault.request_id)
+        last = self._session.records()[-1]
+        self._outcome.struck += isinstance(last, AbortRecord) and last.found
 
 
-def settings() -> list[Setting]:
-    """Both preemption modes, synchronous or not; four requests that share prefixes, one of two
-    samples, in a pool that holds two of them."""
-    made = []
-    for mode in ("recompute", "swap"):
-        for asynchronous in (False, True):
-            cache = CacheConfig(
-                num_blocks=9, block_size=3, num_host_blocks=8 if mode == "swap" else 0
-            )
-            limits = SchedulerConfig(
-                max_model_len=20,
-                max_num_seqs=5,
-                max_num_batched_tokens=8,
-                preemption_mode="swap" if mode == "swap" else "recompute",
-                async_scheduling=asynchronous,
-            )
-            name = f"{mode}{'-async' if asynchronous else ''}"
-            made.append(Setting(name=name, cache=cache, scheduler=limits, requests=_requests()))
-    return made
-
-
-def _requests() -> tuple[tuple[int, Request], ...]:
-    shared = (1, 2, 3, 4, 5, 6, 7)
-    specs = [
-        (0, "a", (*shared, 8), 1, 9),
-        (0, "b", (*shared, 9), 2, 6),
-        (1, "c", shared[:4], 1, 12),
-        (3, "d", (*shared, 1, 1), 1, 7),
-        (9, "e", (*shared, 8), 1, 5),
-    ]
-    return tuple(
-        (
-            step,
-            Request(
-                request_id=name,
-                prompt_token_ids=prompt,
-                sampling_params=SamplingParams(n=samples, max_tokens=longest, ignore_eos=True),
-                arrival_s=float(index),
-            ),
-        )
-        for index, (step, name, prompt, samples, longest) in enumerate(specs)
-    )
+_FLUSH = Request(
+    request_id="flush",
+    prompt_token_ids=(0,),
+    sampling_params=SamplingParams(max_tokens=1, ignore_eos=True, temperature=0.0),
+)

@@ -4,6 +4,7 @@ from pagetwin.conformance.mutants.allocation import ALLOCATION
 from pagetwin.conformance.mutants.attention import ATTENTION
 from pagetwin.conformance.mutants.batch import BATCH_ROWS
 from pagetwin.conformance.mutants.drawing import DRAWING
+from pagetwin.conformance.mutants.faults import FAULTS
 from pagetwin.conformance.mutants.lifecycle import LIFECYCLE
 from pagetwin.conformance.mutants.logits import PROCESSING
 from pagetwin.conformance.mutants.memory_moves import MEMORY_MOVES
@@ -29,6 +30,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *DRAWING,
     *PROCESSING,
     *TEXT,
+    *FAULTS,
     *TWIN,
     *TRANSFORMERS_BATCHING,
 )

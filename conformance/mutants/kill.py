@@ -107,7 +107,7 @@ def run_kills(
     control = tuple(_control(seed, mutants, control_examples, clock) for seed in range(num_seeds))
     rows = []
     for mutant in mutants:
-        trials = trials_of(mutant.modules)
+        trials = trials_of(mutant.modules, mutant.also_tried)
         with mutant.planted():
             seeds = [_try(seed, trials, mutant, budget_s, clock) for seed in range(num_seeds)]
         rows.append(_row(mutant, seeds))
@@ -151,7 +151,8 @@ def _control(
     """The clean engine: the same streams, and nothing to be found."""
     start = clock()
     modules = tuple(module for mutant in mutants for module in mutant.modules)
-    trials = trials_of(modules)
+    named = tuple(name for mutant in mutants for name in mutant.also_tried)
+    trials = trials_of(modules, named)
     number = 0
     for number, trial, index in _examples(trials):
         found = trial.run(seed, index)

@@ -22,6 +22,8 @@ class Mutant:
     trigger: str
     """The least that must happen for it to show."""
     edits: tuple[Edit, ...]
+    also_tried: tuple[str, ...] = ()
+    """Trials beyond those that exercise the modules it changes."""
     equivalent: str = ""
     """Why no property can notice: the argument that the mutant does what the original does."""
 

@@ -214,14 +214,14 @@ SHARING = (
         expects="iso.history-independence",
         trigger="a return after a preemption",
         edits=(
-            Edit(f"{EXECUTOR}._update_rows", "        del self._rows[seq_id]\n", "        pass\n"),
+            Edit(f"{EXECUTOR}.follow", "        del self._rows[seq_id]\n", "        pass\n"),
             Edit(
-                f"{EXECUTOR}._update_rows",
+                f"{EXECUTOR}.follow",
                 "    for new in plan.introduced:\n",
                 "    for new in plan.introduced:\n"
                 "        old = getattr(self._rows.get(new.seq_id), 'block_ids', [])\n",
             ),
-            Edit(f"{EXECUTOR}._update_rows", "list(new.block_ids)", "[*old, *new.block_ids]"),
+            Edit(f"{EXECUTOR}.follow", "list(new.block_ids)", "[*old, *new.block_ids]"),
         ),
     ),
     Mutant(
@@ -232,7 +232,7 @@ SHARING = (
         trigger="a copy-on-write copy of a block that diverges",
         edits=(
             Edit(
-                f"{EXECUTOR}._update_rows",
+                f"{EXECUTOR}.follow",
                 "            row.block_ids[index] = block_id\n",
                 "            pass\n",
             ),
@@ -246,7 +246,7 @@ SHARING = (
         trigger="a return after a preemption of which the executor was told nothing else",
         edits=(
             Edit(
-                f"{EXECUTOR}._update_rows",
+                f"{EXECUTOR}.follow",
                 "list(new.token_ids)",
                 "list(new.token_ids[: request.num_prompt_tokens])",
             ),

@@ -25,11 +25,13 @@ class NeverEnds(Exception):
 
 def session_config(scenario: Scenario) -> SessionConfig:
     """The session that a scenario asks for."""
+    fault = scenario.fault
     return SessionConfig(
         cache=scenario.cache,
         scheduler=scenario.scheduler,
         vocab_size=scenario.vocab_size,
         failing_requests=scenario.failing_requests,
+        fault=fault if fault is not None and fault.is_injected else None,
         outputs=scenario.outputs,
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pagetwin.conformance.experiments.components import Components
 from pagetwin.conformance.experiments.ends import Ends
+from pagetwin.conformance.experiments.faults import Faults
 from pagetwin.conformance.experiments.history_independence import HistoryIndependence
 from pagetwin.conformance.experiments.neighbours import Neighbours
 from pagetwin.conformance.experiments.numerics import Numerics
@@ -23,6 +24,7 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     HistoryIndependence,
     Neighbours,
     Ends,
+    Faults,
     ProvenanceExperiment,
     RefinementExperiment,
     Components,

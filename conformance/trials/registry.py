@@ -21,10 +21,12 @@ class Trial:
     """From (seed, index) to what the example breaks, the gravest first."""
 
 
-def trials_of(modules: tuple[str, ...]) -> list[Trial]:
-    """The trials that exercise one of the modules, in their order."""
+def trials_of(modules: tuple[str, ...], named: tuple[str, ...] = ()) -> list[Trial]:
+    """The trials that exercise one of the modules, or are named, in their order."""
     return [
-        trial for trial in TRIALS if any(module.startswith(trial.exercises) for module in modules)
+        trial
+        for trial in TRIALS
+        if trial.name in named or any(module.startswith(trial.exercises) for module in modules)
     ]
 
 
@@ -64,6 +66,12 @@ def _text(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.text import judge_text
 
     return judge_text(seed, index)
+
+
+def _faults(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.faults import judge_faults
+
+    return judge_faults(seed, index)
 
 
 def _transformers(seed: int, index: int) -> list[Violation]:
@@ -122,6 +130,7 @@ TRIALS = (
     ),
     Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
     Trial("attention", ("pagetwin.engine.attention",), _attention),
+    Trial("faults", ("pagetwin.engine.core",), _faults),
     Trial("transformers", ("transformers.generation.continuous_batching",), _transformers),
 )
 

@@ -5,11 +5,11 @@ import itertools
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from pagetwin.conformance.adapters.spec import make_adapter
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.exploration.explorer import explore
 from pagetwin.conformance.exploration.scopes import scopes
-from pagetwin.conformance.faults.campaign import run_campaign
-from pagetwin.conformance.faults.lab import settings
+from pagetwin.conformance.faults.campaign import Campaign, run_campaign
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.conformance.scenario import Scenario
 from pagetwin.conformance.shrink import shrink
@@ -100,6 +100,7 @@ def test_shrinking_a_scenario_to_its_longest_prompt(
 
 
 def test_one_kind_of_fault_at_every_place(benchmark: BenchmarkFixture) -> None:
-    report = benchmark(lambda: run_campaign(settings()[0], "execution fails"))
+    campaign = Campaign(make_adapter("fingerprint:"))
+    report = benchmark(lambda: run_campaign(campaign, "recompute", "fault.execution"))
     assert not report.broken
     benchmark.extra_info["runs"] = report.runs

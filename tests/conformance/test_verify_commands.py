@@ -36,7 +36,7 @@ def test_exploring_without_time_is_not_enough_evidence(capsys: pytest.CaptureFix
     [
         (["explore", "--scope", "nowhere"], "--scope nowhere is not known"),
         (["explore", "--budget", "0"], "--budget 0.0 is not a positive number"),
-        (["faults", "--kind", "flood"], "--kind 'flood' is not known"),
+        (["faults", "--kind", "flood"], "--kind 'flood': the kinds that fingerprint: can show"),
     ],
 )
 def test_bad_input_is_refused(
@@ -47,7 +47,7 @@ def test_bad_input_is_refused(
 
 
 def test_faults_of_one_kind_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", "faults", "--kind", "clock jumps", "--json"]) == 0
+    assert main(["verify", "faults", "--kind", "fault.clock-jump", "--json"]) == 0
     reports = json.loads(capsys.readouterr().out)
     assert [one["setting"] for one in reports] == [
         "recompute",

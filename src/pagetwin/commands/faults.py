@@ -11,32 +11,44 @@ AsJson = Annotated[
 
 def faults(
     *,
+    engine: Annotated[
+        str, typer.Option(metavar="SPEC", help="An engine with steps that one can drive.")
+    ] = "fingerprint:",
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", metavar="NAME", help="Only this kind; may be given several times."),
+        typer.Option(
+            "--kind",
+            metavar="PROPERTY",
+            help="Only this kind, as fault.abort; may be given several times.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let each kind of fault strike our engine at every place, one run each; exits with 1 if it
+    """Let each kind of fault strike an engine at every place, one run each; exits with 1 if it
     changes what others say, leaves anything behind, or ends without a word."""
+    from contextlib import closing
+
     from pagetwin.commands.progress import terminal_progress
     from pagetwin.commands.verify_run import quiet_engine
     from pagetwin.commands.writing import as_json_document
-    from pagetwin.conformance.faults.campaign import CAMPAIGN, run_campaign
-    from pagetwin.conformance.faults.lab import settings
+    from pagetwin.conformance.adapters.spec import make_adapter
+    from pagetwin.conformance.faults.campaign import Campaign, run_campaign, supported_kinds
     from pagetwin.engine.errors import ConfigError
     from pagetwin.reports.tables import Table
 
-    for name in kind or ():
-        if name not in CAMPAIGN:
-            raise ConfigError(f"--kind {name!r} is not known; the kinds are {', '.join(CAMPAIGN)}")
-    kinds, reports = kind or list(CAMPAIGN), []
-    with quiet_engine(), terminal_progress() as bars:
-        for setting in settings():
-            bars.begin(setting.name, len(kinds))
+    reports = []
+    with closing(make_adapter(engine)) as adapter, quiet_engine(), terminal_progress() as bars:
+        there_are = supported_kinds(adapter)
+        for name in kind or ():
+            if name not in there_are:
+                names = ", ".join(there_are) or "none"
+                raise ConfigError(f"--kind {name!r}: the kinds that {engine} can show are {names}")
+        kinds, campaign = kind or there_are, Campaign(adapter)
+        for setting in campaign.settings():
+            bars.begin(setting, len(kinds))
             for done, name in enumerate(kinds):
                 bars.advance_to(done)
-                reports.append(run_campaign(setting, name))
+                reports.append(run_campaign(campaign, setting, name))
     if as_json:
         print(as_json_document(reports).decode(), end="")
     else:

@@ -1,120 +1,166 @@
 """Faults: whoever is not hit says what it always says, and nothing is left behind."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
+import msgspec
 import pytest
 
-from pagetwin.conformance.faults.campaign import CAMPAIGN, run_campaign
-from pagetwin.conformance.faults.fault import Fault, ResultTwice
-from pagetwin.conformance.faults.judge import judge
-from pagetwin.conformance.faults.lab import Outcome, Setting, run, settings
-from pagetwin.engine.core import CompletedStep, EngineCore
-from pagetwin.engine.scheduler import Scheduler
+from pagetwin.conformance.adapters.protocol import SessionConfig, SessionRefused
+from pagetwin.conformance.adapters.spec import make_adapter
+from pagetwin.conformance.experiments.faults import Faults
+from pagetwin.conformance.experiments.scenarios import play_and_judge
+from pagetwin.conformance.faults.campaign import KINDS, Campaign, run_campaign, supported_kinds
+from pagetwin.conformance.faults.fault import (
+    AnyFault,
+    ClockJumps,
+    ResultTwice,
+    StepFails,
+)
+from pagetwin.conformance.faults.judge import Judge
+from pagetwin.conformance.faults.lab import Outcome, run
+from pagetwin.conformance.properties import CATALOGUE
+from pagetwin.conformance.scenario import Scenario, decode_scenario, encode_scenario
+from pagetwin.conformance.suite.experiment import Budget
+from pagetwin.engine.core import EngineCore
 
-SETTINGS = {setting.name: setting for setting in settings()}
+FINGERPRINT = make_adapter("fingerprint:")
 
 
-def test_the_workload_is_short_of_memory_in_every_setting() -> None:
-    for setting in SETTINGS.values():
-        outcome = run(setting)
-        assert not judge(outcome, outcome, Fault())
-        assert outcome.after is not None
-        swaps = outcome.after.preemptions_swap
-        assert swaps > 2 if setting.scheduler.preemption_mode == "swap" else not swaps
-        assert outcome.after.preemptions_recompute + swaps > 2
-        assert outcome.after.prefix_hit_tokens > 0
-        assert outcome.after.cow_copies > 0
+@lru_cache
+def campaign() -> Campaign:
+    return Campaign(FINGERPRINT)
+
+
+def setting(name: str) -> Scenario:
+    return campaign().settings()[name]
+
+
+def under(fault: AnyFault, name: str = "recompute") -> Scenario:
+    return msgspec.structs.replace(setting(name), fault=fault)
+
+
+def judged(outcome: Outcome, scenario: Scenario) -> list[str]:
+    judge = Judge(FINGERPRINT.capabilities(), "")
+    sound = campaign().sound(scenario)
+    return [one.message for one in judge.judge(outcome, sound, scenario)]
+
+
+@pytest.mark.parametrize("name", campaign().settings())
+def test_the_workload_is_short_of_memory_in_every_setting(name: str) -> None:
+    outcome = campaign().sound(setting(name))
+    assert not outcome.broken
+    assert outcome.reset is not None
+    counters = outcome.reset.counters
+    swaps = counters.preemptions_swap
+    assert swaps > 2 if name.startswith("swap") else not swaps
+    assert counters.preemptions_recompute + swaps > 2
+    assert counters.prefix_hit_tokens > 0
+    assert counters.cow_copies > 0
 
 
 def test_the_schedule_changes_no_token() -> None:
-    outcomes = [run(setting) for setting in SETTINGS.values()]
-    assert all(one.tokens == outcomes[0].tokens for one in outcomes)
-    assert len({tuple(tokens) for tokens in outcomes[0].tokens.values()}) > 4
+    outcomes = [campaign().sound(one) for one in campaign().settings().values()]
+    assert all(one.answers == outcomes[0].answers for one in outcomes)
+    assert len({one.token_ids for one in outcomes[0].answers.values()}) > 4
 
 
-@pytest.mark.parametrize("kind", list(CAMPAIGN))
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["recompute", "swap-async"])
 def test_a_fault_hurts_only_whom_it_hits(name: str, kind: str) -> None:
-    report = run_campaign(SETTINGS[name], kind)
+    report = run_campaign(campaign(), name, kind)
     assert not report.broken, report.broken[:3]
-    expected = kind != "swap fails" or name.startswith("swap")
-    expected &= kind != "results late" or name.endswith("async")
+    expected = kind != "fault.swap-copy" or name.startswith("swap")
+    expected &= kind != "fault.late-result" or name.endswith("async")
     assert (report.struck > 0) == expected
     assert report.runs >= report.struck
 
 
-class LeavesBlocks(Fault):
-    """A fault that the engine does not see, and cannot make up for."""
-
-    def step(self, core: EngineCore) -> list[CompletedStep]:
-        if not self.struck and core.scheduler._state.blocks.pool.num_free:
-            self.struck = True
-            core.scheduler._state.blocks.pool.take()
-        return list(super().step(core))
-
-
-def change_a_token(outcome: Outcome) -> None:
-    outcome.tokens["c/0"][2] ^= 1
-
-
-def lose_a_request(outcome: Outcome) -> None:
-    del outcome.ends["c/0"]
-
-
-def hit_another(outcome: Outcome) -> None:
-    outcome.ends["c/0"] = "error"
-
-
-def keep_a_row(outcome: Outcome) -> None:
-    outcome.rows_left += 1
-
-
-@pytest.mark.parametrize(
-    "spoil", [change_a_token, lose_a_request, hit_another, keep_a_row], ids=lambda f: f.__name__
-)
-def test_the_judge_sees_what_is_spoilt(spoil: Callable[[Outcome], None]) -> None:
-    setting = SETTINGS["recompute"]
-    sound, spoilt = run(setting), run(setting)
-    spoil(spoilt)
-    assert judge(spoilt, sound, Fault())
-
-
-def test_the_judge_sees_a_leak_and_a_result_that_counts_twice() -> None:
-    setting: Setting = SETTINGS["recompute"]
-    sound = run(setting)
-    fault = LeavesBlocks()
-    assert any("books" in one for one in judge(run(setting, fault), sound, fault))
-    twice = ResultTwice(3)
-    outcome = run(setting, twice)
-    assert twice.struck
-    assert not judge(outcome, sound, twice)
-    twice.accepted = True
-    assert judge(outcome, sound, twice)
-
-
 @pytest.mark.parametrize("name", ["recompute-async", "swap"])
-@pytest.mark.parametrize("kind", ["execution fails", "no free block"])
+@pytest.mark.parametrize("kind", ["fault.execution", "fault.allocation"])
 def test_so_it_does_in_the_other_settings(name: str, kind: str) -> None:
-    report = run_campaign(SETTINGS[name], kind)
+    report = run_campaign(campaign(), name, kind)
     assert not report.broken, report.broken[:3]
     assert report.struck > 10
 
 
+def test_each_goal_is_met_within_a_few_rounds() -> None:
+    pieces = list(Faults().run(FINGERPRINT, Budget(1e9, max_examples=6), seed=0))
+    for kind in KINDS:
+        own = [piece for piece in pieces if piece.property_id == kind]
+        assert own
+        assert all(piece.violation is None for piece in own)
+        for goal in CATALOGUE[kind].goals:
+            assert sum(piece.goals[goal] for piece in own) > 0, (kind, goal)
+
+
+def test_an_engine_without_injection_is_tried_by_what_its_driver_can_do() -> None:
+    twin = make_adapter("sim:")
+    assert supported_kinds(twin) == ["fault.abort", "fault.late-result"]
+    pieces = list(Faults().run(twin, Budget(1e9, max_examples=4), seed=0))
+    assert {piece.property_id for piece in pieces} == {"fault.abort", "fault.late-result"}
+    assert all(piece.violation is None for piece in pieces)
+    with pytest.raises(SessionRefused, match="no engine around its scheduler"):
+        twin.open(SessionConfig(fault=ClockJumps()))
+
+
+def change_a_token(outcome: Outcome) -> None:
+    answer = outcome.answers["c/0"]
+    tokens = (answer.token_ids[0] ^ 1, *answer.token_ids[1:])
+    outcome.answers["c/0"] = answer._replace(token_ids=tokens)
+
+
+def lose_a_request(outcome: Outcome) -> None:
+    del outcome.answers["c/0"]
+
+
+def hit_another(outcome: Outcome) -> None:
+    outcome.answers["c/0"] = outcome.answers["c/0"]._replace(reason="error")
+
+
+def keep_a_row(outcome: Outcome) -> None:
+    outcome.num_kept += 1
+
+
+def keep_a_block(outcome: Outcome) -> None:
+    assert outcome.reset is not None
+    counters = outcome.reset.counters
+    fewer = msgspec.structs.replace(counters, num_free_blocks=counters.num_free_blocks - 1)
+    outcome.reset = msgspec.structs.replace(outcome.reset, counters=fewer)
+
+
+def count_twice(outcome: Outcome) -> None:
+    outcome.accepted_twice = True
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [change_a_token, lose_a_request, hit_another, keep_a_row, keep_a_block, count_twice],
+    ids=lambda f: f.__name__,
+)
+def test_the_judge_sees_what_is_spoilt(spoil: Callable[[Outcome], None]) -> None:
+    scenario = under(ResultTwice(number=3))
+    outcome = run(FINGERPRINT, scenario)
+    assert outcome.struck == 1
+    assert not judged(outcome, scenario)
+    spoil(outcome)
+    assert judged(outcome, scenario)
+
+
 def test_an_engine_that_forgets_a_failed_step_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes the failed step for a good one: what was never computed is cached and read."""
+    """It takes the failed step for a good one: what was never computed is cached and read. The
+    scenario shows it again, from its file, too."""
     monkeypatch.setattr(EngineCore, "_end_those_in", lambda self, plan: ())
-    report = run_campaign(SETTINGS["recompute"], "execution fails")
-    assert report.broken
-
-
-def test_an_engine_that_leaks_on_abort_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = Scheduler.abort_request
-
-    def forgetful(self: Scheduler, request_id: str) -> bool:
-        for seq_id, table in self._state.blocks._tables.items():
-            if seq_id.startswith(f"{request_id}/"):
-                del table.block_ids[:1]
-        return sound(self, request_id)
-
-    monkeypatch.setattr(Scheduler, "abort_request", forgetful)
-    assert run_campaign(SETTINGS["recompute"], "abort").broken
+    own = Campaign(FINGERPRINT)
+    broken = [
+        scenario
+        for number in range(6)
+        if own.judge(scenario := under(StepFails(number=number))).violations
+    ]
+    assert broken
+    again = decode_scenario(encode_scenario(broken[0]))
+    assert again == broken[0]
+    found = play_and_judge(again, FINGERPRINT).violations
+    assert {one.property_id for one in found} == {"fault.execution"}
+    monkeypatch.undo()
+    assert not play_and_judge(again, FINGERPRINT).violations
