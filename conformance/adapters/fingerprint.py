@@ -5,9 +5,7 @@ from typing import Any
 
 from pagetwin.conformance.adapters.faulty_session import FaultyOwnSession
 from pagetwin.conformance.adapters.options import refuse_unknown
-from pagetwin.conformance.adapters.own_session import OwnSession
-from pagetwin.conformance.adapters.protocol import SessionConfig
-from pagetwin.conformance.adapters.stepping import SchedulerSession
+from pagetwin.conformance.adapters.protocol import SessionConfig, SteppingSession
 from pagetwin.conformance.adapters.without_model import (
     DEFAULT_CACHE,
     DEFAULT_SCHEDULER,
@@ -32,7 +30,7 @@ class FingerprintAdapter(WithoutModelAdapter):
     def capabilities(self) -> Capabilities:
         return Capabilities(super().capabilities().support | {Flag.FAULT_INJECTION: YES})
 
-    def open(self, config: SessionConfig) -> SchedulerSession | OwnSession:
+    def open(self, config: SessionConfig) -> SteppingSession:
         if config.fault is None:
             return super().open(config)
         strikes = Strikes(config.fault)

@@ -2,7 +2,12 @@
 
 from collections.abc import Callable
 
-from pagetwin.conformance.adapters.protocol import EngineInfo, SessionConfig, SessionRefused
+from pagetwin.conformance.adapters.protocol import (
+    EngineInfo,
+    SessionConfig,
+    SessionRefused,
+    SteppingSession,
+)
 from pagetwin.conformance.adapters.scheduler_flags import SCHEDULER_FLAGS
 from pagetwin.conformance.adapters.stepping import SchedulerSession
 from pagetwin.conformance.answers import CompletedAnswers
@@ -69,7 +74,7 @@ class WithoutModelAdapter:
         reason = no("it is the twin: compared with itself it would show nothing")
         return Capabilities.of(FLAGS, {**OTHERS, Flag.NOT_THE_TWIN: reason})
 
-    def open(self, config: SessionConfig) -> SchedulerSession:
+    def open(self, config: SessionConfig) -> SteppingSession:
         """Raises SessionRefused if the session names a model."""
         if config.model is not None:
             raise SessionRefused(f"model={config.model!r}: {self._name} has no model to load")

@@ -91,7 +91,7 @@ DRAWING = (
         id="samp.min-p-of-mass",
         bug="",
         statement="min_p is compared with the probability, not with its share of the largest.",
-        expects="samp.support",
+        expects="samp.coupled",
         trigger="min_p",
         edits=(
             Edit(

@@ -28,7 +28,7 @@ PROCESSING = (
         id="samp.repetition-without-prompt",
         bug="H04",
         statement="The repetition penalty does not see the prompt.",
-        expects="samp.penalties",
+        expects="samp.coupled",
         trigger="a repetition penalty at the first token",
         edits=(
             Edit(
@@ -56,7 +56,7 @@ PROCESSING = (
         id="samp.penalties-misaligned",
         bug="H05",
         statement="Rows before the first penalised one are left out of the rows' numbers.",
-        expects="samp.penalties",
+        expects="iso.neighbour",
         trigger="a plain row before a penalised one",
         edits=(
             Edit(

@@ -33,7 +33,7 @@ _ALL = (
         id="hfcb.writes-from-block-start",
         bug="",
         statement="A step writes from the start of its first block.",
-        expects="mem.provenance",
+        expects="life.ends",
         trigger="a second token in a block",
         edits=(
             Edit(
