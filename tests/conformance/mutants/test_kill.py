@@ -27,6 +27,7 @@ QUICK = (
     "memory.padding-wraps",
     "samp.top-k-one-more",
     "text.nothing-held-back",
+    "fault.failed-step-counts",
     "twin.ends-one-token-late",
 )
 
