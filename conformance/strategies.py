@@ -197,7 +197,10 @@ def requests(
 
 @st.composite
 def events(
-    draw: st.DrawFn, request_ids: list[str], gaps: Sequence[int] = GAPS
+    draw: st.DrawFn,
+    request_ids: list[str],
+    gaps: Sequence[int] = GAPS,
+    last_round: int = LAST_ROUND,
 ) -> tuple[AnyEvent, ...]:
     """Each request is submitted in one of the first rounds, several often in the same one; some
     are aborted in any phase, before or after they live, or twice; the cache is reset now and
@@ -210,7 +213,7 @@ def events(
     for request_id in [*request_ids, "unknown"]:
         if _often(draw, 1, 4):
             for _ in range(draw(st.integers(1, 2))):
-                late = draw(st.integers(0, at + LAST_ROUND))
+                late = draw(st.integers(0, at + last_round))
                 made.append(_moment(draw, AbortEvent, late, request_id=request_id))
     if _often(draw, 1, 4):
         late = draw(st.sampled_from((at + 3 * LAST_ROUND, at + LAST_ROUND, at)))
@@ -282,7 +285,7 @@ def crowds(draw: st.DrawFn) -> Scenario:
         tail = draw(st.lists(tokens, min_size=1, max_size=cache.block_size + 1))
         text = tail if _often(draw, 2, 5) else [*prefix, *tail]
         made.append(draw(requests(f"r{index}", text, vocab_size, limits, beams_in_12=1)))
-    return _scenario(draw, cache, limits, made, vocab_size, gaps=(0, 0, 0, 0, 1))
+    return _scenario(draw, cache, limits, made, vocab_size, gaps=(0, 0, 0, 0, 1), last_round=2)
 
 
 def _scenario(
@@ -292,12 +295,13 @@ def _scenario(
     made: list[Request],
     vocab_size: int,
     gaps: Sequence[int] = GAPS,
+    last_round: int = LAST_ROUND,
 ) -> Scenario:
     return Scenario(
         cache=cache,
         scheduler=limits,
         requests=tuple(ScenarioRequest(request=request) for request in made),
-        events=draw(events([request.request_id for request in made], gaps)),
+        events=draw(events([request.request_id for request in made], gaps, last_round)),
         vocab_size=vocab_size,
         eos_token_ids=draw(st.sampled_from(((), (vocab_size - 1,), (vocab_size - 1, 0)))),
         failing_requests=tuple(one.request_id for one in made if _often(draw, 1, 16)),

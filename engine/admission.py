@@ -1,7 +1,7 @@
 """Admission: who joins the running sequences in a step, and from which prefix (docs/policy.md P2.3,
 P2.4)."""
 
-from pagetwin.engine.awaited_blocks import BlocksBeingComputed
+from pagetwin.engine.awaited_blocks import AwaitedBlock, BlocksBeingComputed
 from pagetwin.engine.block_manager import NO_HIT, AllocStatus, PrefixHit
 from pagetwin.engine.plan_draft import PlanDraft, chunk
 from pagetwin.engine.scheduler_state import SchedulerState
@@ -14,9 +14,6 @@ class Admission:
     def __init__(self, state: SchedulerState) -> None:
         self._state = state
         self._lookahead = state.config.num_lookahead_slots
-        self._waits_for_prefixes = (
-            state.config.wait_for_prefix and state.cache.enable_prefix_caching
-        )
 
     def admit(self, draft: PlanDraft) -> None:
         """Adds to a plan that preempts nothing: first the swapped-out, then the waiting (P2.3)."""
@@ -37,13 +34,14 @@ class Admission:
     def _start_waiting(self, draft: PlanDraft) -> None:
         waiting = self._state.waiting
         computing = BlocksBeingComputed(self._state, draft)
+        awaited: AwaitedBlock | None = None
         while self._has_room(draft) and (seq := waiting.head()) is not None:
-            waits = self._waits_for_prefixes and self._is_looked_up(seq)
-            if waits and computing.are_awaited_like_before(seq):
-                waiting.pass_over()
-                continue
-            hit = self._look_up(seq)
-            if waits and computing.are_awaited(seq, hit):
+            # Where hundreds wait for one prefix, the first alone is looked up: nothing has changed
+            # since, and the others begin as it does.
+            if awaited is None or not (self._waits(seq) and awaited.is_block_of(seq)):
+                hit = self._look_up(seq)
+                awaited = computing.next_of(seq, hit) if self._waits(seq) else None
+            if awaited is not None:
                 waiting.pass_over()
             elif not (self._fits_beside_running(seq) and self._start(seq, hit, draft)):
                 break
@@ -77,6 +75,9 @@ class Admission:
             self._state.cache.enable_prefix_caching
             and seq.group.request.sampling_params.prompt_logprobs is None
         )
+
+    def _waits(self, seq: Sequence) -> bool:
+        return self._state.config.wait_for_prefix and self._is_looked_up(seq)
 
     def _look_up(self, seq: Sequence) -> PrefixHit:
         if not self._is_looked_up(seq):

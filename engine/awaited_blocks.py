@@ -2,6 +2,7 @@
 (docs/policy.md P2.4e)."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from pagetwin.engine.block_manager import PrefixHit
 from pagetwin.engine.plan_draft import PlanDraft
@@ -9,6 +10,20 @@ from pagetwin.engine.prefix_keys import BlockKey
 from pagetwin.engine.scheduler_state import SchedulerState
 from pagetwin.engine.sequence import Sequence
 from pagetwin.engine.step import ScheduledSequence
+
+
+class AwaitedBlock(NamedTuple):
+    """A block that somebody waits for, and its place in a sequence's table."""
+
+    place: int
+    key: BlockKey
+
+    def is_block_of(self, seq: Sequence) -> bool:
+        """Whether the sequence could hit it; then it begins with the same blocks up to this one."""
+        size = len(self.key.token_ids)
+        if self.place >= _most_hits(seq, size):
+            return False
+        return seq.keys.key(self.place, seq.token_ids) == self.key
 
 
 class BlocksBeingComputed:
@@ -24,43 +39,15 @@ class BlocksBeingComputed:
         self._keys: dict[bytes, BlockKey] = {}
         self._steps_to_add = [plan.scheduled for plan in state.in_flight]
         self._num_added = 0
-        self._awaited: dict[int, dict[bytes, BlockKey]] = {}
-        """By place in the sequence: blocks that somebody waits for."""
-        self._evictions = state.blocks.pool.evictions
 
-    def are_awaited(self, seq: Sequence, hit: PrefixHit) -> bool:
-        """Whether one of them is the next block that the sequence could hit behind that hit."""
-        index = len(hit.block_ids)
-        if index >= self._most_hits(seq):
-            return False
-        key = seq.keys.key(index, seq.token_ids)
+    def next_of(self, seq: Sequence, hit: PrefixHit) -> AwaitedBlock | None:
+        """The one that the sequence could hit next, behind that hit; None if it is not there."""
+        place = len(hit.block_ids)
+        if place >= _most_hits(seq, self._size):
+            return None
+        key = seq.keys.key(place, seq.token_ids)
         self._update()
-        if self._keys.get(key.key) != key:
-            return False
-        self._awaited.setdefault(index, {})[key.key] = key
-        return True
-
-    def are_awaited_like_before(self, seq: Sequence) -> bool:
-        """Whether the sequence waits for what one before it in line waits for, too.
-
-        Its look-up would find the same hits, for its first blocks are the same: where hundreds
-        wait for one prefix, one of them looks.
-        """
-        pool = self._state.blocks.pool
-        if pool.evictions != self._evictions:
-            # A block of the hits may be gone.
-            self._awaited.clear()
-            self._evictions = pool.evictions
-        for index, awaited in self._awaited.items():
-            if index < self._most_hits(seq):
-                key = seq.keys.key(index, seq.token_ids)
-                if awaited.get(key.key) == key:
-                    return True
-        return False
-
-    def _most_hits(self, seq: Sequence) -> int:
-        """Full blocks that it could hit, since one token at least must be computed (P2.4)."""
-        return (len(seq.token_ids) - 1) // self._size
+        return AwaitedBlock(place, key) if self._keys.get(key.key) == key else None
 
     def _update(self) -> None:
         while self._steps_to_add:
@@ -84,3 +71,8 @@ class BlocksBeingComputed:
             for index in range(start // size, end // size):
                 key = seq.keys.key(index, seq.token_ids)
                 self._keys[key.key] = key
+
+
+def _most_hits(seq: Sequence, block_size: int) -> int:
+    """Full blocks that it could hit, since at least one token must be computed (P2.4)."""
+    return (len(seq.token_ids) - 1) // block_size

@@ -119,7 +119,8 @@ class BlockManager:
         if not self._config.enable_prefix_caching:
             return NO_HIT
         hits: list[int] = []
-        while len(hits) < (len(token_ids) - 1) // self._size:
+        most = (len(token_ids) - 1) // self._size
+        while len(hits) < most:
             block_id = self.pool.find(keys.key(len(hits), token_ids))
             if block_id is None:
                 break

@@ -63,8 +63,8 @@ PREFIX_CACHE = (
         edits=(
             Edit(
                 f"{MANAGER}.lookup_prefix",
-                "while len(hits) < (len(token_ids) - 1) // self._size:",
-                "while len(hits) < len(token_ids) // self._size:",
+                "most = (len(token_ids) - 1) // self._size",
+                "most = len(token_ids) // self._size",
             ),
         ),
     ),
@@ -77,8 +77,8 @@ PREFIX_CACHE = (
         edits=(
             Edit(
                 f"{MANAGER}.lookup_prefix",
-                "while len(hits) < (len(token_ids) - 1) // self._size:",
-                "while len(hits) < (len(token_ids) - 2) // self._size:",
+                "most = (len(token_ids) - 1) // self._size",
+                "most = (len(token_ids) - 2) // self._size",
             ),
         ),
     ),

@@ -156,6 +156,25 @@ def test_a_group_that_has_no_place_does_not_block_the_line_while_it_waits(
     assert shares_of_next(scheduler) == {"a": (16, 1), "c": (6, 1)}
 
 
+def test_a_hit_that_an_admission_evicts_is_no_reason_to_wait(
+    make_waiting: MakeWaiting, make_request: MakeRequest
+) -> None:
+    scheduler = make_waiting(num_blocks=7, long_prefill_token_threshold=4)
+    # Without look-ups a and b compute the first block each; that of a is the cached one.
+    scheduler.add_request(make_request("a", [*PREFIX[:4], 0], max_tokens=1, prompt_logprobs=1))
+    scheduler.add_request(make_request("b", [*PREFIX, 0], prompt_logprobs=1))
+    scheduler.add_request(make_request("c", [9] * 5, max_tokens=1))
+    assert shares_of_next(scheduler) == {"a": (0, 4), "b": (0, 4), "c": (0, 4)}
+    assert shares_of_next(scheduler) == {"a": (4, 1), "b": (4, 4), "c": (4, 1)}
+    scheduler.add_request(make_request("d", [*PREFIX, 1]))
+    scheduler.add_request(make_request("e", [8] * 5))
+    scheduler.add_request(make_request("f", [*PREFIX, 2]))
+    # d hits two blocks and waits for the third; e takes the first of them, so f begins anew.
+    assert shares_of_next(scheduler) == {"b": (8, 4), "e": (0, 4), "f": (0, 4)}
+    assert scheduler.counters().evictions > 0
+    assert scheduler.counters().prefix_hit_tokens == 0
+
+
 def test_blocks_of_the_step_in_flight_are_awaited(
     make_waiting: MakeWaiting, make_request: MakeRequest
 ) -> None:
