@@ -7,6 +7,8 @@ from pagetwin.conformance.suite.result import ExitCode, SuiteResult
 from pagetwin.reports.tables import Table
 
 LONGEST_REASON = 88
+LOCKSTEP = "twin.lockstep"
+"""Its examples are the random scenarios, each of which all checkers judge, too."""
 ORDER = (
     Status.FAIL,
     Status.ERROR,
@@ -54,6 +56,18 @@ def verdict(result: SuiteResult) -> str:
         f"{result.spec} ({result.engine.name}), profile {result.profile}, seed {result.seed}, "
         f"{result.seconds:.1f} s: {', '.join(parts)}; {ending}"
     )
+
+
+def scenario_rate(result: SuiteResult) -> str:
+    """One line: random scenarios that every checker and the twin have judged, and how fast; empty
+    where there were none."""
+    for one in result.results:
+        if one.property_id == LOCKSTEP and one.examples and one.seconds:
+            return (
+                f"{one.examples:,} random scenarios were judged by every checker and the twin in "
+                f"{one.seconds:.1f} s: {60 * one.examples / one.seconds:,.0f} a minute"
+            )
+    return ""
 
 
 def _short(reason: str) -> str:

@@ -57,7 +57,11 @@ def test_a_run_leaves_a_log_results_junit_and_a_summary(
         late = row["status"] in (Status.VACUOUS, Status.UNDECIDED)
         assert (case.find("failure") is not None) == late
     assert "| pass | kv.conservation |" in (out / "summary.md").read_text()
-    assert "fingerprint" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "fingerprint" in shown
+    rate = f"{rows['twin.lockstep']['examples']:,} random scenarios were judged by every checker"
+    assert rate in shown
+    assert " a minute" in shown
 
 
 @pytest.mark.usefixtures("deaf")

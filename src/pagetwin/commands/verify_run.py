@@ -24,7 +24,7 @@ from pagetwin.conformance.suite.runner import RunOptions, SuiteRun
 from pagetwin.conformance.suite.shrinking import shrink_findings
 from pagetwin.conformance.suite.waivers import Waiver, waive
 from pagetwin.engine.trace import Record, read_history
-from pagetwin.reports.verification_tables import property_table, verdict
+from pagetwin.reports.verification_tables import property_table, scenario_rate, verdict
 
 SHRINKING_S = 20.0
 """What a run may take at least, beyond its budget, to make what it found small."""
@@ -62,6 +62,8 @@ def run_verification(
         print(property_table(result.results).text())
         print()
         print(verdict(result))
+        if rate := scenario_rate(result):
+            print(rate)
         if out is not None:
             print(f"The results are in {out}")
     return int(result.exit_code)
