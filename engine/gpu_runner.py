@@ -29,6 +29,7 @@ from pagetwin.engine.cuda_graphs import (
 from pagetwin.engine.device_sampler import DeviceSampler
 from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.draws import Draws
+from pagetwin.engine.garbage import leave_imports_out_of_collections
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
 from pagetwin.engine.model_runner import ModelRunner
@@ -99,6 +100,7 @@ class GpuRunner(ModelRunner):
         sampler: Sampler,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        leave_imports_out_of_collections()
         super().__init__(loaded, backend, config, kv_cache=kv_cache, sampler=sampler, clock=clock)
         scheduler, device = config.scheduler, self._device
         num_seqs, max_blocks = self.batch.block_tables.shape

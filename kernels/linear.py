@@ -2,7 +2,8 @@
 
 A row's bits depend on its values alone, whatever the number of rows: few rows are multiplied by
 kernels of ours that do in one launch what stands around the product, many by cuBLAS, and both add
-products in the same order as long as cuBLAS does not split K (no_split_k). float32 is ours alone.
+products in the same order as long as cuBLAS does not split K (no_split_k). So which of them does
+it is a question of time alone. float32 is ours alone.
 
 x is [M, K] with any row stride; weights are [N, K], contiguous. Nothing here waits for the device.
 """
@@ -23,12 +24,28 @@ from pagetwin.kernels.activation import silu_and_mul
 from pagetwin.kernels.linear_tiles import launch_linear
 from pagetwin.kernels.norm import rms_norm
 
-MAX_ROWS = 64
-"""Most rows that cuBLAS is not faster for."""
+LARGE = 2**24
+"""Numbers of a weight that takes long enough to read for cuBLAS to start up meanwhile."""
+MAX_FUSED_NORM_ROWS = 8
+"""Rows that programs normalise each for itself faster than a kernel does it for all of them."""
 
 
-def uses_cublas(x: Tensor) -> bool:
-    return len(x) > MAX_ROWS and x.is_cuda and x.dtype != torch.float32
+@cache
+def most_rows(n: int, k: int) -> int:
+    """The most rows that a weight [n, k] is multiplied with by kernels of ours.
+
+    Where the one or the other is faster, on an H100 and an H200. Of long sums for few outputs
+    there is more to it: for some numbers of rows cuBLAS wants to split K and, not allowed to,
+    takes ten times as long (n = 1024, k = 3072: 76 us instead of 8 for 96 rows, but not for 80).
+    """
+    if n * k < LARGE:
+        return 64 if n > k else 128
+    return 1 if n > k else 16
+
+
+def uses_cublas(x: Tensor, weight: Tensor) -> bool:
+    is_ours = not x.is_cuda or x.dtype == torch.float32
+    return not is_ours and len(x) > most_rows(*weight.shape)
 
 
 @contextmanager
@@ -69,7 +86,7 @@ def linear(
 ) -> Tensor:
     """x W^T + bias, rounded once: [M, N], in x's dtype, or into a contiguous `out` of float32."""
     num_rows, n = len(x), len(weight)
-    if uses_cublas(x):
+    if uses_cublas(x, weight):
         if out is None:
             return F.linear(x, weight, bias)
         assert bias is None
@@ -84,7 +101,7 @@ def norm_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """linear of rms_norm(x): [M, N]."""
-    if uses_cublas(x):
+    if uses_cublas(x, weight):
         return F.linear(rms_norm(x, norm_weight, eps), weight, bias)
     out = torch.empty((len(x), len(weight)), dtype=x.dtype, device=x.device)
     _multiply_few(x, norm_weight, eps, weight, bias, None, out)
@@ -93,7 +110,7 @@ def norm_linear(
 
 def linear_add(x: Tensor, weight: Tensor, residual: Tensor, bias: Tensor | None = None) -> Tensor:
     """Add linear(x) to `residual` [M, N] in place: rounded, added, rounded again (as in HF)."""
-    if uses_cublas(x):
+    if uses_cublas(x, weight):
         if bias is not None:
             return residual.add_(F.linear(x, weight, bias))
         # cuBLAS rounds the product before it adds the residual.
@@ -106,7 +123,7 @@ def norm_gated_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """silu_and_mul of norm_linear, whose outputs are N / 2 gates and as many ups: [M, N / 2]."""
-    if uses_cublas(x):
+    if uses_cublas(x, weight):
         return silu_and_mul(F.linear(rms_norm(x, norm_weight, eps), weight, bias))
     out = torch.empty((len(x), len(weight) // 2), dtype=x.dtype, device=x.device)
     _multiply_few(x, norm_weight, eps, weight, bias, None, out, gated=True)
@@ -127,6 +144,8 @@ def _multiply_few(
     """Into `out`, which may be `residual`; of rms_norm(x) if there is a weight for that."""
     if not len(x):
         return
+    if norm_weight is not None and len(x) > MAX_FUSED_NORM_ROWS:
+        x, norm_weight = rms_norm(x, norm_weight, eps), None
     if hopper := _hopper(x.device):
         cut = hopper.choose_cut(len(x), out.shape[1], x.shape[1], gated=gated)
         if cut and x.itemsize == 2 and x.stride(0) % 16 == 0 and x.data_ptr() % 16 == 0:

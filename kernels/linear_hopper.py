@@ -205,8 +205,8 @@ def linear_hopper_kernel(
 
 
 _SHARED_BYTES = 227 * 1024
-_BYTES_AHEAD = 64 * 1024
-"""Of weights, that a program has on their way at most: two programs' fit a multiprocessor."""
+_BYTES_AHEAD = 48 * 1024
+"""Of weights, that a program has on their way at most: several programs fit a multiprocessor."""
 
 
 class Cut(NamedTuple):
@@ -224,7 +224,7 @@ def choose_cut(num_rows: int, n: int, k: int, *, gated: bool) -> Cut | None:
     rows = triton.next_power_of_2(num_rows)
     if rows > 16 or k % LANES:
         return None
-    warps = 4 if n >= 4096 else 2 if gated else 1
+    warps = 4 if gated or n >= 65536 else 2 if n >= 4096 else 1
     if n % (8 * warps):
         return None
     slot_bytes = (2 if gated else 1) * 8 * warps * LANES * 2

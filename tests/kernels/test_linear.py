@@ -7,7 +7,6 @@ from torch import Tensor
 from pagetwin.kernels import reference_linear as reference
 from pagetwin.kernels.activation import silu_and_mul
 from pagetwin.kernels.linear import (
-    MAX_ROWS,
     linear,
     linear_add,
     linear_add_op,
@@ -184,8 +183,8 @@ COUNTS += [129, 144, 160, 200, 224, 255, 256, 257, 320, 384, 512, 700, 1024, 150
 @gpu
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_many_rows_have_the_bits_of_few(
-    device: torch.device, name: str, dtype: torch.dtype
+def test_cublas_has_the_bits_of_our_kernels(
+    device: torch.device, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device.type == "cpu":
         pytest.skip("there is no cuBLAS on a CPU")
@@ -203,17 +202,20 @@ def test_many_rows_have_the_bits_of_few(
             linear(x[rows], weight, out=residual.new_empty(len(x[rows]), n, dtype=torch.float32)),
         ]
 
-    first = everything(slice(0, MAX_ROWS))
+    def products(rows: slice, most_of_ours: int) -> list[Tensor]:
+        monkeypatch.setattr("pagetwin.kernels.linear.most_rows", lambda n, k: most_of_ours)
+        assert uses_cublas(x[rows], weight) == (most_of_ours == 0)
+        return everything(rows)
+
+    expected = products(slice(0, 8192), 8192)
     with no_split_k():
         for count in COUNTS:
-            assert uses_cublas(x[:count]) == (count > MAX_ROWS)
-            # Tiles end where the rows do, so the last ones are of interest, too.
-            last = slice(max(0, count - MAX_ROWS), count)
-            for i, (y, few, end) in enumerate(
-                zip(everything(slice(0, count)), first, everything(last), strict=True)
-            ):
-                assert torch.equal(y[:MAX_ROWS], few[:count]), (i, count)
-                assert torch.equal(y[last], end), (i, count)
+            # Tiles end where the rows do, so the last rows are of interest, too.
+            for rows in (slice(0, count), slice(8192 - count, 8192)):
+                few = [products(rows, 64)] if count <= 64 else []
+                for many in [products(rows, 0), *few]:
+                    for i, (y, whole) in enumerate(zip(many, expected, strict=True)):
+                        assert torch.equal(y, whole[rows]), (i, rows)
 
 
 @gpu
