@@ -205,8 +205,6 @@ def linear_hopper_kernel(
 
 
 _SHARED_BYTES = 227 * 1024
-_BYTES_AHEAD = 48 * 1024
-"""Of weights, that a program has on their way at most: several programs fit a multiprocessor."""
 
 
 class Cut(NamedTuple):
@@ -224,11 +222,15 @@ def choose_cut(num_rows: int, n: int, k: int, *, gated: bool) -> Cut | None:
     rows = triton.next_power_of_2(num_rows)
     if rows > 16 or k % LANES:
         return None
-    warps = 4 if gated or n >= 65536 else 2 if n >= 4096 else 1
+    # A program has at most so many weights on their way that others fit beside it; where its rows
+    # leave no room for others, it has more warps.
+    warps = 1
+    if gated or n >= 4096:
+        warps = 4 if gated or n >= 65536 or rows * k * 2 > _SHARED_BYTES // 3 else 2
     if n % (8 * warps):
         return None
     slot_bytes = (2 if gated else 1) * 8 * warps * LANES * 2
-    slots = min(max(3, _BYTES_AHEAD // slot_bytes), k // LANES)
+    slots = min(max(3, (64 if warps == 4 else 48) * 1024 // slot_bytes), k // LANES)
     if slots * slot_bytes + (rows + 1) * k * 2 > _SHARED_BYTES:
         return None
     return Cut(rows, slots, warps)

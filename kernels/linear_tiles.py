@@ -142,15 +142,15 @@ def choose_tiles(num_rows: int, n: int, itemsize: int, *, gated: bool) -> Tiles:
         return Tiles(block_m, 64, 128, 5 if block_m == 16 else 4, block_m <= 32, 4)
     if num_rows <= 8:
         return Tiles(8, 16, 256, 3 if gated else 5, True, 1)
+    if n <= 2048:
+        return (
+            Tiles(16, 16, 256, 5, False, 4) if num_rows <= 16 else Tiles(64, 16, 256, 4, False, 4)
+        )
     if num_rows <= 16:
-        return Tiles(16, 32, 256, 3, False, 4) if n > 2048 else Tiles(16, 16, 256, 5, False, 4)
+        return Tiles(16, 32, 256, 3, False, 4) if gated else Tiles(16, 64, 256, 4, True, 4)
     if num_rows <= 32:
-        if n > 2048:
-            return Tiles(32, 64, 128, 4 if gated else 5, True, 4)
-        return Tiles(32, 16, 256, 5, False, 4)
-    if n > 2048:
-        return Tiles(64, 32 if gated else 64, 128, 4, not gated, 4)
-    return Tiles(64, 16, 256, 4, False, 4)
+        return Tiles(32, 64, 128, 4 if gated else 5, True, 4)
+    return Tiles(64, 32 if gated else 64, 128, 4, not gated, 4)
 
 
 _linear = Launcher(linear_kernel)

@@ -6,7 +6,6 @@ empty prefix cache, and the last output ends the clock. Then, if asked, once mor
 arrive by themselves. `measure` times the imports too, so nothing heavy is imported before it runs.
 """
 
-import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -115,8 +114,7 @@ def measure(
     try:
         started = start(model, options.knobs, started_s=started_s, history=history)
         device = gpu().get("gpu", "cpu")
-        with _startup_left_out_of_garbage(history is not None):
-            rows, online = _measure_workloads(options, started, device, model_name(model), progress)
+        rows, online = _measure_workloads(options, started, device, model_name(model), progress)
     finally:
         if history is not None:
             history.close()
@@ -164,20 +162,6 @@ def start(
     with watch.phase("rest"), _watched_phases(watch, device.type):
         engine = engine_from_knobs(model, knobs, loaded=loaded, history=history)
     return Started(llm=LLM.from_engine(engine), loaded=loaded, startup_s=watch.seconds)
-
-
-@contextmanager
-def _startup_left_out_of_garbage(is_recorded: bool) -> Iterator[None]:
-    """While a history is recorded, no collection goes through all that starting has left: it takes
-    as long as twenty steps (150 ms), and would stand in the history as one of them."""
-    if is_recorded:
-        gc.collect()
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if is_recorded:
-            gc.unfreeze()
 
 
 def _origin(loaded: "LoadedModel", device: "torch.device") -> "Origin":

@@ -96,4 +96,7 @@ def on_hopper() -> dict[str, Resources]:
             "bf16", rows, 3072, 1024, normalised=True, gated=True
         )
         made[f"logits {rows}"] = product_on_hopper("fp16", rows, 151936, 1024, out="fp32")
+        made[f"large o {rows}"] = product_on_hopper("bf16", rows, 4096, 4096, residual=True)
+    for rows in (1, 4):
+        made[f"large down {rows}"] = product_on_hopper("bf16", rows, 4096, 14336, residual=True)
     return made
