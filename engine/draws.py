@@ -65,7 +65,8 @@ class Draws:
 def _prompt_chunks(
     scheduled: Sequence[ScheduledSequence], inputs: StepInputs, batch: InputBatch
 ) -> list[PromptChunk]:
-    """A sequence that has output tokens has told it all before it was preempted or forked."""
+    """A sequence that has output tokens has told it all before it was preempted or forked; so has
+    one that computes its prompt's last token or, its first draw still unknown, what follows it."""
     if not batch.wants_prompt_logprobs:
         return []
     chunks = []
@@ -76,6 +77,7 @@ def _prompt_chunks(
             continue
         first = sequence.num_computed_tokens + 1
         targets = row.request.prompt_token_ids[first : first + sequence.num_scheduled_tokens]
-        start = int(inputs.query_start_loc[index])
-        chunks.append(PromptChunk(sequence.seq_id, start, targets, wanted))
+        if targets:
+            start = int(inputs.query_start_loc[index])
+            chunks.append(PromptChunk(sequence.seq_id, start, targets, wanted))
     return chunks
