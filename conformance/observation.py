@@ -142,6 +142,20 @@ def output_tokens(observed: Iterable[AnyObservation]) -> dict[str, dict[int, lis
     return outputs
 
 
+def pieces_of(observed: Iterable[AnyObservation]) -> dict[str, int]:
+    """In how many pieces each request's tokens came: between two of them something else was
+    seen."""
+    pieces: dict[str, int] = {}
+    last = ""
+    for one in observed:
+        if isinstance(one, TokenSeen):
+            pieces[one.request_id] = pieces.get(one.request_id, 0) + (one.request_id != last)
+            last = one.request_id
+        elif isinstance(one, RequestObservation) and one.request_id != last:
+            last = ""
+    return pieces
+
+
 def encode_observations(observed: Iterable[AnyObservation]) -> bytes:
     """JSON Lines."""
     return b"".join(_encoder.encode(one) + b"\n" for one in observed)

@@ -21,23 +21,26 @@ from pagetwin.conformance.adapters.protocol import (
 )
 from pagetwin.conformance.adapters.random_checkpoint import RandomModel, write_random_checkpoint
 from pagetwin.conformance.adapters.scheduler_flags import SCHEDULER_FLAGS
-from pagetwin.conformance.capability import Capabilities, Flag, Support, no
+from pagetwin.conformance.capability import Capabilities, Flag, Support, conditional, no
 from pagetwin.conformance.environment import versions
 from pagetwin.conformance.faults.model_under_fault import ModelUnderFault
 from pagetwin.conformance.faults.striking import Strikes
 from pagetwin.conformance.numerics.attention import attend, spec_of
+from pagetwin.conformance.tiny_tokenizer import TinyTokenizer
 from pagetwin.engine.attention.registry import resolve_backend
 from pagetwin.engine.config import CacheConfig, DType, EngineConfig, ModelConfig, SchedulerConfig
-from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.errors import ConfigError, ModelError
 from pagetwin.engine.factory import build_runner, cache_sliding_window, resolve_device
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.models.loader import LoadedModel, load_model
+from pagetwin.engine.tokenizer import Tokenizer, load_tokenizer
 from pagetwin.engine.trace import HistoryWriter
 from pagetwin.kernels.trial import Span
 
 RANDOM = "random"
 FLAGS = (
     *SCHEDULER_FLAGS,
+    Flag.STREAMING,
     Flag.TEMPERATURE,
     Flag.PENALTIES,
     Flag.CHOSEN_LOGPROB,
@@ -59,6 +62,8 @@ _INVARIANT = (
     Flag.INVARIANT_PREEMPT,
 )
 _OTHERS = {
+    Flag.TEXT: conditional("in sessions that ask for text"),
+    Flag.STOP_STRINGS: conditional("in sessions that ask for text"),
     Flag.RAW_LOGITS: no("logits stay inside; log-probabilities come out"),
     Flag.SUPPORT_MASK: no("the sampler does not hand out its masks"),
     Flag.KV_EVENTS: no("its records say which blocks are cached"),
@@ -134,8 +139,6 @@ class OwnAdapter:
 
     def capabilities(self) -> Capabilities:
         others: dict[Flag, Support] = dict(_OTHERS)
-        others[Flag.TEXT] = no("sessions work with token ids alone")
-        others[Flag.STOP_STRINGS] = no("sessions work with token ids alone")
         faults = (Flag.FAULT_INJECTION, Flag.FAILING_ROWS)
         if self._device.type == "cuda":
             others |= dict.fromkeys(faults, no(_GPU_FAULTS))
@@ -204,6 +207,7 @@ class OwnAdapter:
             engine_config,
             ModelUnderFault(runner, strikes) if suffers else runner,
             vocab_size=loaded.spec.vocab_size,
+            tokenizer=self._tokenizer(path, loaded) if config.with_text else None,
             eos_token_ids=loaded.spec.eos_token_ids,
             history=history,
             clock=strikes.clock(time.monotonic),
@@ -236,11 +240,21 @@ class OwnAdapter:
 
     def _model_config(self, path: str) -> ModelConfig:
         """A checkpoint that a session brings keeps its dtype: its reference has it, too."""
-        is_own = path == self._model or (
-            self._model == RANDOM and Path(self._folder.name) in Path(path).parents
-        )
+        is_own = path == self._model or self._is_random(path)
         dtype: DType = self._options.dtype if is_own else "auto"
         return ModelConfig(model=path, skip_tokenizer=True, dtype=dtype)
+
+    def _tokenizer(self, path: str, loaded: LoadedModel) -> Tokenizer:
+        """The one beside the model; a random model gets a tiny one."""
+        if self._is_random(path):
+            return TinyTokenizer.of_size(loaded.spec.vocab_size)
+        try:
+            return load_tokenizer(loaded.folder, vocab_size=loaded.spec.vocab_size)
+        except ModelError as error:
+            raise SessionRefused(f"with_text: {error}") from None
+
+    def _is_random(self, path: str) -> bool:
+        return self._model == RANDOM and Path(self._folder.name) in Path(path).parents
 
     def _cache_config(self, path: str) -> CacheConfig:
         options = self._options

@@ -85,6 +85,8 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     vocab_size: int | None = None
     """For engines whose model is made to order (`fingerprint:`, `sim:`)."""
+    with_text: bool = False
+    """Whether text is wanted beside token ids; without it an engine need not make any."""
     failing_requests: tuple[str, ...] = ()
     """Requests some of whose rows give no token. Needs Flag.FAILING_ROWS."""
     fault: AnyFault | None = None

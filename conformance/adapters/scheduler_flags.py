@@ -9,6 +9,8 @@ SCHEDULER_FLAGS = (
     Flag.SEED,
     Flag.IGNORE_EOS,
     Flag.STOP_TOKENS,
+    Flag.MIN_TOKENS,
+    Flag.OWN_EOS,
     Flag.SAMPLES,
     Flag.PRIORITY,
     Flag.CACHE_SALT,

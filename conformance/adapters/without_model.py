@@ -35,6 +35,7 @@ _NO_MODEL = no("there is no model: a token is a hash of what stands before it")
 OTHERS: dict[Flag, Support] = {
     Flag.TEXT: no("tokens are numbers without a text"),
     Flag.STOP_STRINGS: no("tokens are numbers without a text"),
+    Flag.STREAMING: no("there is no client; tokens are seen as they come"),
     Flag.TEMPERATURE: _NO_MODEL,
     Flag.PENALTIES: _NO_MODEL,
     Flag.CHOSEN_LOGPROB: _NO_MODEL,
@@ -78,6 +79,8 @@ class WithoutModelAdapter:
         """Raises SessionRefused if the session names a model."""
         if config.model is not None:
             raise SessionRefused(f"model={config.model!r}: {self._name} has no model to load")
+        if config.with_text:
+            raise SessionRefused(f"with_text: {OTHERS[Flag.TEXT].reason}")
         if config.fault is not None:
             raise SessionRefused(f"fault: {OTHERS[Flag.FAULT_INJECTION].reason}")
         cache = config.cache or DEFAULT_CACHE

@@ -77,6 +77,37 @@ ENDS = (
         needs=(*_TOKENS, Flag.STOP_TOKENS),
     ),
     _row(
+        "life.eos-cuts",
+        "An output ends at the first end of sequence, stop token or limit of the one that ignores "
+        "them; with ignore_eos an end of sequence is a token like any other.",
+        "ends by end of sequence",
+        "ends of sequence ignored",
+        needs=(*_TOKENS, Flag.IGNORE_EOS, Flag.STOP_TOKENS, Flag.OWN_EOS),
+    ),
+    _row(
+        "life.min-tokens",
+        "With min_tokens = m no stop token ends an output before it has m tokens; the first one "
+        "behind them does.",
+        "stop tokens before min_tokens",
+        "stops behind min_tokens",
+        needs=(*_TOKENS, Flag.IGNORE_EOS, Flag.STOP_TOKENS, Flag.MIN_TOKENS),
+    ),
+    _row(
+        "life.stop-strings",
+        "An output ends with the token that completes its stop string; its text is that of the "
+        "longer output up to the string, or with it if asked for.",
+        "ends by stop string",
+        "stop strings over several tokens",
+        needs=(*_TOKENS, Flag.TEXT, Flag.IGNORE_EOS, Flag.STOP_TOKENS, Flag.STOP_STRINGS),
+    ),
+    _row(
+        "life.streams-add-up",
+        "The pieces of a stream add up to the tokens, the text and the reason of the same answer "
+        "asked for whole.",
+        "answers that came in pieces",
+        needs=(*_TOKENS, Flag.IGNORE_EOS, Flag.STREAMING),
+    ),
+    _row(
         "life.cancel-harms-nobody",
         "Clients that hang up change nothing for the others, and have heard a beginning of what "
         "they would have heard.",

@@ -24,6 +24,7 @@ from pagetwin.conformance.observation import (
     Finished,
     Refused,
     Scored,
+    TextSeen,
     TokenSeen,
 )
 from pagetwin.conformance.scenario import Scenario, ScenarioRequest, SubmitEvent
@@ -46,6 +47,8 @@ class Answer(NamedTuple):
     tops: tuple[tuple[Scored, ...], ...]
     reason: str
     """Why it ended; an error's text if it was refused or failed, empty if it never ended."""
+    text: str = ""
+    """What was shown of it as text, where the session has text."""
 
 
 class Outcome(NamedTuple):
@@ -157,10 +160,14 @@ def outcome_of(session: Session) -> Outcome:
 def answers_of(observed: Sequence[AnyObservation]) -> dict[str, dict[int, Answer]]:
     """The answers by request and sample, in the order in which they began."""
     tokens: dict[tuple[str, int], list[TokenSeen]] = {}
+    texts: dict[tuple[str, int], str] = {}
     reasons: dict[tuple[str, int], str] = {}
     for one in observed:
         if isinstance(one, TokenSeen):
             tokens.setdefault((one.request_id, one.sample_index), []).append(one)
+        elif isinstance(one, TextSeen):
+            place = one.request_id, one.sample_index
+            texts[place] = texts.get(place, "") + one.text
         elif isinstance(one, Finished):
             tokens.setdefault((one.request_id, one.sample_index), [])
             reasons[one.request_id, one.sample_index] = one.reason
@@ -174,6 +181,7 @@ def answers_of(observed: Sequence[AnyObservation]) -> dict[str, dict[int, Answer
             logprobs=tuple(one.logprob for one in seen),
             tops=tuple(one.top for one in seen),
             reason=reasons.get((request_id, index), ""),
+            text=texts.get((request_id, index), ""),
         )
     return answers
 

@@ -10,6 +10,7 @@ from pagetwin.conformance.adapters.protocol import (
     Adapter,
     AdapterError,
     AdapterLied,
+    EngineCrashed,
     EngineTimeout,
     FaultySession,
     ResettableSession,
@@ -83,7 +84,7 @@ def run(adapter: Adapter, scenario: Scenario) -> Outcome:
             raise AdapterLied(f"{name} claims control over its steps, but its sessions lack it")
         with watched(TIMEOUT_S, name):
             _Run(session, scenario, outcome).play()
-    except EngineTimeout as error:
+    except (EngineTimeout, EngineCrashed) as error:
         outcome.broken.append(str(error))
     except AdapterError:
         raise

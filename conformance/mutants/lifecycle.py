@@ -56,6 +56,36 @@ LIFECYCLE = (
         edits=(Edit(CHECK, "num_tokens > group.first_stop", "num_tokens >= group.first_stop"),),
     ),
     Mutant(
+        id="life.minimum-counts-the-prompt",
+        bug="H08",
+        statement="min_tokens counts the prompt's tokens as well.",
+        expects="life.min-tokens",
+        trigger="min_tokens, and a stop token before it",
+        edits=(
+            Edit(
+                GROUP,
+                "request.num_prompt_tokens + params.min_tokens",
+                "max(request.num_prompt_tokens, params.min_tokens)",
+            ),
+        ),
+        also_tried=("answers",),
+    ),
+    Mutant(
+        id="life.eos-only-without-stop-tokens",
+        bug="",
+        statement="A request with stop tokens of its own does not end at an end of sequence.",
+        expects="life.eos-cuts",
+        trigger="both, and the end of sequence first",
+        edits=(
+            Edit(
+                GROUP,
+                "if not params.ignore_eos:",
+                "if not params.ignore_eos and not self.stop_reasons:",
+            ),
+        ),
+        also_tried=("answers",),
+    ),
+    Mutant(
         id="life.min-tokens-late",
         bug="H08",
         statement="One token more than min_tokens is forced.",

@@ -23,6 +23,36 @@ TEXT = (
         ),
     ),
     Mutant(
+        id="text.stop-seen-a-token-late",
+        bug="",
+        statement="A stop string is looked for in the text before the newest token.",
+        expects="life.stop-strings",
+        trigger="a stop string",
+        edits=(
+            Edit(
+                "pagetwin.engine.detokenizer:TextStream.append",
+                "self._stops.find(self.text, checked=checked)",
+                "self._stops.find(self.text[:checked])",
+            ),
+        ),
+        also_tried=("answers",),
+    ),
+    Mutant(
+        id="text.cumulative-is-delta",
+        bug="",
+        statement="Every output has only the newest text, whatever was asked for.",
+        expects="life.streams-add-up",
+        trigger="a cumulative stream of more than one piece",
+        edits=(
+            Edit(
+                "pagetwin.engine.live_request:_Sample.output",
+                "self.num_sent_chars if delta else 0",
+                "self.num_sent_chars",
+            ),
+        ),
+        also_tried=("answers",),
+    ),
+    Mutant(
         id="text.spaces-lost",
         bug="L03",
         statement="A token is decoded without those before it, and its leading space is dropped.",

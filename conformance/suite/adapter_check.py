@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from pagetwin.conformance.adapters.protocol import Adapter, SessionConfig
+from pagetwin.conformance.adapters.protocol import Adapter, SessionConfig, SessionRefused
 from pagetwin.conformance.capability import Flag
 from pagetwin.conformance.checkers.client import check_client
 from pagetwin.conformance.observation import Opened
@@ -33,7 +33,10 @@ def check_adapter(adapter: Adapter) -> Iterator[Finding]:
         if flag not in PROBES:
             yield Finding("not probed", flag.value, "no probe; its experiments will show it")
             continue
-        problem = PROBES[flag](bench)
+        try:
+            problem = PROBES[flag](bench)
+        except SessionRefused as error:
+            problem = f"no session that would show it can be opened: {error}"
         yield Finding("broken" if problem else "ok", flag.value, problem)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
+    FaultySession,
     PreemptingSession,
     RecordingSession,
     ResettableSession,
@@ -13,6 +14,7 @@ from pagetwin.conformance.adapters.protocol import (
     SteppingSession,
 )
 from pagetwin.conformance.capability import Flag
+from pagetwin.conformance.faults.fault import StepFails
 from pagetwin.conformance.observation import (
     AnyObservation,
     CachedTokens,
@@ -21,6 +23,7 @@ from pagetwin.conformance.observation import (
     PromptScored,
     TextSeen,
     TokenSeen,
+    pieces_of,
 )
 from pagetwin.engine.errors import TraceError
 from pagetwin.engine.request import Request
@@ -67,6 +70,15 @@ class Bench:
             if session is None:
                 own.close()
 
+    def run_with_text(self, *requests: Request) -> list[AnyObservation]:
+        """Likewise, in a session that asks for text if the engine has any."""
+        config = SessionConfig(with_text=self.capabilities.has(Flag.TEXT))
+        session = self.adapter.open(config)
+        try:
+            return self.run(*requests, session=session)
+        finally:
+            session.close()
+
     @property
     def _ignores_eos(self) -> bool:
         return self.capabilities.has(Flag.IGNORE_EOS)
@@ -85,8 +97,29 @@ def _token_ids(bench: Bench) -> str:
 
 
 def _text(bench: Bench) -> str:
-    seen = [one for one in bench.run(bench.request()) if isinstance(one, TextSeen)]
+    seen = [one for one in bench.run_with_text(bench.request()) if isinstance(one, TextSeen)]
     return "" if seen else "no text was seen"
+
+
+def _stop_strings(bench: Bench) -> str:
+    free = [one.text for one in bench.run_with_text(bench.request()) if isinstance(one, TextSeen)]
+    text = "".join(free)
+    if not text:
+        return "no text was seen"
+    observed = bench.run_with_text(bench.request(stop=(text[0],)))
+    stopped = [one.reason for one in observed if isinstance(one, Finished)] == ["stop"]
+    return "" if stopped else f"stop string {text[0]!r}, the first character, stopped nothing"
+
+
+def _streaming(bench: Bench) -> str:
+    """Two requests beside each other: pieces of a stream stand among the other's."""
+    pieces = {}
+    for kind in ("delta", "final_only"):
+        observed = bench.run_with_text(*(bench.request(output_kind=kind) for _ in range(2)))
+        pieces[kind] = sum(pieces_of(observed).values())
+    if pieces["delta"] > pieces["final_only"] == 2:
+        return ""
+    return f"two answers came in {pieces} pieces, by output_kind"
 
 
 def _cancel(bench: Bench) -> str:
@@ -207,6 +240,19 @@ def _reset_cache(bench: Bench) -> str:
         session.close()
 
 
+def _fault_injection(bench: Bench) -> str:
+    session = bench.adapter.open(SessionConfig(fault=StepFails(number=1)))
+    try:
+        if not isinstance(session, FaultySession):
+            return "its sessions are no FaultySession"
+        observed = bench.run(bench.request(), session=session)
+        struck = session.strikes.count
+    finally:
+        session.close()
+    ends = [one.reason for one in observed if isinstance(one, Finished)]
+    return "" if struck and ends == ["error"] else f"a step that fails struck {struck}; {ends}"
+
+
 def _score(bench: Bench) -> str:
     session = bench.adapter.open(SessionConfig())
     try:
@@ -223,6 +269,8 @@ def _score(bench: Bench) -> str:
 
 PROBES: dict[Flag, Callable[[Bench], str]] = {
     Flag.TEXT: _text,
+    Flag.STOP_STRINGS: _stop_strings,
+    Flag.STREAMING: _streaming,
     Flag.TOKEN_IDS: _token_ids,
     Flag.CANCEL: _cancel,
     Flag.SEED: _seed,
@@ -236,6 +284,7 @@ PROBES: dict[Flag, Callable[[Bench], str]] = {
     Flag.CACHED_TOKEN_COUNT: _cached_token_count,
     Flag.RESET_CACHE: _reset_cache,
     Flag.STEP_TRACE: _step_trace,
+    Flag.FAULT_INJECTION: _fault_injection,
     Flag.STEP_CONTROL: _has(SteppingSession),
     Flag.FORCE_PREEMPT: _has(PreemptingSession),
 }

@@ -16,6 +16,8 @@ from pagetwin.conformance.experiments.sampling import Sampling
 from pagetwin.conformance.experiments.sampling_semantics import SamplingSemantics
 from pagetwin.conformance.experiments.scenarios import RandomScenarios
 from pagetwin.conformance.experiments.serving import Serving
+from pagetwin.conformance.experiments.stops import Stops
+from pagetwin.conformance.experiments.streams import Streams
 from pagetwin.conformance.suite.experiment import Experiment
 
 EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
@@ -24,6 +26,8 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     HistoryIndependence,
     Neighbours,
     Ends,
+    Stops,
+    Streams,
     Faults,
     ProvenanceExperiment,
     RefinementExperiment,

@@ -74,6 +74,12 @@ def _faults(seed: int, index: int) -> list[Violation]:
     return judge_faults(seed, index)
 
 
+def _answers(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.answers import judge_answers
+
+    return judge_answers(seed, index)
+
+
 def _transformers(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.foreign import judge_transformers
 
@@ -131,6 +137,8 @@ TRIALS = (
     Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
     Trial("attention", ("pagetwin.engine.attention",), _attention),
     Trial("faults", ("pagetwin.engine.core",), _faults),
+    # Where answers end: asked of the engine as a whole, for mutants that name it.
+    Trial("answers", (), _answers),
     Trial("transformers", ("transformers.generation.continuous_batching",), _transformers),
 )
 

@@ -5,7 +5,6 @@ them by definition: decode everything, find the first end. The engine in between
 back, preempts, aborts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -13,13 +12,13 @@ import msgspec
 
 from pagetwin.conformance.alone import tokens_alone
 from pagetwin.conformance.properties import Violation, violation
+from pagetwin.conformance.tiny_tokenizer import TinyTokenizer
 from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
 from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.outputs import RequestOutput
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import SamplingParams
-from pagetwin.engine.tokenizer import ChatMessage
 
 PIECES = (b"a", b"b", b" a", b"ab", "é".encode()[:1], "é".encode()[1:], b"\xe4\xb8", b"<e>", b"<s>")
 """The last two are special; the first of them is EOS. Characters are split over tokens."""
@@ -27,37 +26,6 @@ EOS = 7
 VOCAB_SIZE = len(PIECES)
 STOPS = ("ab", "aab", "ba", "b a", "é", "aé", "bb", "abab", " a", "a a")
 MAX_MODEL_LEN = 40
-
-
-class TinyTokenizer:
-    """Nine tokens; `spaced`: the text's first space is dropped, so that a token's share of the
-    text depends on what is before it."""
-
-    vocab_size = VOCAB_SIZE
-    eos_token_ids = (EOS,)
-
-    def __init__(self, *, spaced: bool) -> None:
-        self._spaced = spaced
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        return [0 for _ in text]
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        shown = (t for t in token_ids if not (skip_special_tokens and self.is_special(t)))
-        text = b"".join(PIECES[token] for token in shown).decode(errors="replace")
-        return text.removeprefix(" ") if self._spaced else text
-
-    def is_special(self, token_id: int) -> bool:
-        return token_id >= EOS
-
-    def token_bytes(self, token_id: int) -> bytes | None:
-        return None if self._spaced else PIECES[token_id]
-
-    def may_change(self, token_id: int) -> bool:
-        return False
-
-    def apply_chat_template(self, messages: Sequence[ChatMessage], **options: object) -> str:
-        return ""
 
 
 @dataclass
@@ -83,7 +51,9 @@ class _Seen:
 def judge_text(seed: int, index: int) -> list[Violation]:
     """A few requests of all kinds, twice over one engine, under memory pressure."""
     random = Random(f"text {seed} {index}")
-    tokenizer = TinyTokenizer(spaced=random.random() < 0.5)
+    tokenizer = TinyTokenizer(
+        PIECES, first_special=EOS, eos_token_ids=(EOS,), spaced=random.random() < 0.5
+    )
     cache = CacheConfig(num_blocks=random.choice((12, 16, 40)), block_size=4)
     limits = SchedulerConfig(
         max_model_len=MAX_MODEL_LEN,

@@ -18,6 +18,8 @@ from pagetwin.conformance.experiments.one_distribution import OneDistribution
 from pagetwin.conformance.experiments.paged_attention import PagedAttention
 from pagetwin.conformance.experiments.sampling import Sampling
 from pagetwin.conformance.experiments.sampling_semantics import SamplingSemantics
+from pagetwin.conformance.experiments.stops import Stops
+from pagetwin.conformance.experiments.streams import Streams
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Experiment
 from pagetwin.engine import logits as engine_logits
@@ -59,6 +61,8 @@ def broken(pieces: list[Evidence]) -> set[str]:
         HistoryIndependence(),
         Neighbours(),
         Ends(),
+        Stops(),
+        Streams(),
         PagedAttention(),
         Numerics(),
         SamplingSemantics(),

@@ -261,7 +261,7 @@ def test_steps_can_be_taken_one_by_one() -> None:
 
 
 def test_capabilities_say_why_and_how_far_one_sees() -> None:
-    adapter = make_adapter("fingerprint:")
+    adapter = make_adapter("sim:")
     [(flag, reason)] = adapter.capabilities().missing([Flag.TOKEN_IDS, Flag.TEXT])
     assert flag == Flag.TEXT
     assert reason
