@@ -34,6 +34,8 @@ class _Row:
     num_tokens: int
     num_computed_tokens: int
     num_prompt_tokens: int
+    is_sample: bool
+    """Neither a beam, nor a group that has yet to fork."""
 
 
 class ScriptedTokens:
@@ -77,25 +79,26 @@ class ScriptedTokens:
                 self._rows[seq_id].num_computed_tokens = 0
         sampled: dict[str, int] = {}
         searches: dict[str, Request] = {}
+        rows = self._rows
         for scheduled in plan.scheduled:
-            row = self._rows[scheduled.seq_id]
-            computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
-            row.num_computed_tokens = computed
-            if row.request.beam_search is not None:
+            row = rows[scheduled.seq_id]
+            row.num_computed_tokens = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
+            if row.is_sample:
+                if scheduled.samples:
+                    sampled[scheduled.seq_id] = self._sample(row)
+            elif row.request.beam_search is not None:
                 searches[row.request.request_id] = row.request
             elif scheduled.samples:
-                if row.num_tokens == row.num_prompt_tokens and row.request.num_samples > 1:
-                    sampled |= self._fork(row)
-                else:
-                    sampled[scheduled.seq_id] = self._sample(row)
+                sampled |= self._fork(row)
         selections = [self._select(one) for one in searches.values() if self._is_due(one)]
         return StepResult(step=plan.step, sampled=sampled, selections=tuple(selections))
 
     def _set_rows(self, request: Request, counts: Sequence[tuple[int, int]]) -> None:
         """Sequences of a request anew: (tokens, computed tokens) of each."""
         self._forget(request.request_id)
+        is_sample = request.beam_search is None and len(counts) == request.num_samples
         rows = [
-            _Row(request, index, num_tokens, num_computed, request.num_prompt_tokens)
+            _Row(request, index, num_tokens, num_computed, request.num_prompt_tokens, is_sample)
             for index, (num_tokens, num_computed) in enumerate(counts)
         ]
         self._samples[request.request_id] = rows

@@ -5,7 +5,8 @@ from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.fast_forward.counted_pool import opening
-from pagetwin.simulator.fast_forward.ending import Ending, ending, longest_output, pool_output
+from pagetwin.simulator.fast_forward.ending import Ending, ending
+from pagetwin.simulator.limits import longest_output, pool_output
 from pagetwin.simulator.refusal import refuse_impossible, refuse_in_use
 from pagetwin.simulator.token_source import ScriptedTokens
 
