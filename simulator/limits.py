@@ -6,8 +6,12 @@ from pagetwin.engine.request import Request
 
 def longest_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
     """Output tokens at which a limit on the length ends a sequence of the request."""
-    prompt = request.num_prompt_tokens
-    longest = min(scheduler.max_model_len - prompt, pool_output(request, cache, scheduler))
+    return min(asked_output(request, scheduler), pool_output(request, cache, scheduler))
+
+
+def asked_output(request: Request, scheduler: SchedulerConfig) -> int:
+    """Output tokens at which max_tokens or max_model_len ends it."""
+    longest = scheduler.max_model_len - request.num_prompt_tokens
     max_tokens = request.sampling_params.max_tokens
     return longest if max_tokens is None else min(longest, max_tokens)
 

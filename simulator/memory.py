@@ -18,6 +18,11 @@ Extras = tuple[tuple[str, str], ...]
 """Tagged fields of a block's key beside its tokens (P4.6)."""
 
 
+Branch = tuple[bytes, Extras, int]
+"""Parent, extras and first token of a block: two blocks have them in common of which the one is a
+partial hit for the other (P2.4a)."""
+
+
 class PrefixKey(NamedTuple):
     """What a cached block holds: equal keys mean equal tokens from the first position on.
 
@@ -31,10 +36,8 @@ class PrefixKey(NamedTuple):
     extras: Extras
 
     @property
-    def branch(self) -> tuple[bytes, int]:
-        """Parent and first token: two blocks have them in common of which the one is a partial
-        hit for the other (P2.4a)."""
-        return self.parent, self.token_ids[0]
+    def branch(self) -> Branch:
+        return self.parent, self.extras, self.token_ids[0]
 
 
 def chain_keys(
@@ -67,7 +70,7 @@ class BlockPool:
         self.cached: dict[bytes, int] = {}
         """By the digest of the block's key."""
         self.key_of: dict[int, PrefixKey] = {}
-        self.branches: dict[tuple[bytes, int], list[int]] = {}
+        self.branches: dict[Branch, list[int]] = {}
         self.num_evictions = 0
         self.num_shared = 0
         """Blocks that more than one holds."""
@@ -146,9 +149,8 @@ class BlockPool:
         best_run, best_block = 0, NULL_BLOCK
         if not token_ids:
             return NULL_BLOCK, 0
-        for block_id in sorted(self.branches.get((parent, token_ids[0]), ())):
-            key = self.key_of[block_id]
-            run = _common_run(key.token_ids, token_ids) if key.extras == extras else 0
+        for block_id in sorted(self.branches.get((parent, extras, token_ids[0]), ())):
+            run = _common_run(self.key_of[block_id].token_ids, token_ids)
             if run > best_run:  # in id order, so that ties keep the smaller id
                 best_run, best_block = run, block_id
         return best_block, best_run

@@ -27,7 +27,7 @@ def hashed_token(request: Request, sample_index: int, position: int) -> int:
 
 @dataclass(slots=True)
 class _Row:
-    """What is known of one sequence: all its tokens counted, and those computed."""
+    """What is known of one sequence: its tokens, and of a beam how many are computed."""
 
     request: Request
     sample_index: int
@@ -61,13 +61,11 @@ class ScriptedTokens:
 
     def advance(self, seq_id: str, num_tokens: int) -> None:
         """Counts tokens of a sequence that decoded without plans, one a step."""
-        row = self._rows[seq_id]
-        row.num_tokens += num_tokens
-        row.num_computed_tokens += num_tokens
+        self._rows[seq_id].num_tokens += num_tokens
 
-    def resume(self, request: Request, *, num_tokens: int, num_computed_tokens: int) -> None:
+    def resume(self, request: Request, num_tokens: int) -> None:
         """Takes up the only sequence of a request that somebody else has begun."""
-        self._set_rows(request, [(num_tokens, num_computed_tokens)])
+        self._set_rows(request, [(num_tokens, 0)])
 
     def execute(self, plan: StepPlan) -> StepResult:
         for request_id in plan.ended_requests:
@@ -82,11 +80,12 @@ class ScriptedTokens:
         rows = self._rows
         for scheduled in plan.scheduled:
             row = rows[scheduled.seq_id]
-            row.num_computed_tokens = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
             if row.is_sample:
                 if scheduled.samples:
                     sampled[scheduled.seq_id] = self._sample(row)
             elif row.request.beam_search is not None:
+                computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
+                row.num_computed_tokens = computed
                 searches[row.request.request_id] = row.request
             elif scheduled.samples:
                 sampled |= self._fork(row)

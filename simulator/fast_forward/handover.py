@@ -81,7 +81,7 @@ def _start(
         state.pool.holders[block_id] = 1
     if state.cache.enable_prefix_caching:
         _cache_full_blocks(state, twin, twin.num_computed_tokens // state.cache.block_size)
-    tokens.resume(seq.request, num_tokens=num_tokens, num_computed_tokens=twin.num_computed_tokens)
+    tokens.resume(seq.request, num_tokens)
 
 
 def _first_tokens(group: TwinGroup, num_tokens: int, tokens: ScriptedTokens) -> list[int]:
