@@ -8,7 +8,17 @@ import msgspec
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
-from pagetwin.simulator.cost_model import LinearCostModel
+from pagetwin.simulator.cost_model import CostModel, LinearCostModel
+from pagetwin.simulator.costs.basis import Curve
+from pagetwin.simulator.costs.step_costs import (
+    CalibratedCosts,
+    ContextCosts,
+    EagerCosts,
+    GraphCosts,
+    HostCosts,
+    HostLine,
+    StepCosts,
+)
 from pagetwin.simulator.token_source import ScriptedTokens, TokenScript, hashed_token
 
 STEP_S = 0.01
@@ -21,7 +31,7 @@ class TimedCase:
 
     cache: CacheConfig
     scheduler: SchedulerConfig
-    cost_model: LinearCostModel
+    cost_model: CostModel
     requests: list[Request]
     aborts: dict[str, float] = field(default_factory=dict)
     script: TokenScript = hashed_token
@@ -100,12 +110,7 @@ def make_case(seed: int) -> TimedCase:
     return TimedCase(
         cache=cache,
         scheduler=scheduler,
-        cost_model=LinearCostModel(
-            constant_s=STEP_S,
-            per_prefill_token_s=rng.choice((0.0, 1e-4)),
-            per_decode_sequence_s=rng.choice((0.0, 1e-5)),
-            per_context_token_s=rng.choice((0.0, 3e-6)),
-        ),
+        cost_model=_linear(rng) if seed % 2 else _calibrated(seed, max_num_seqs),
         requests=requests,
         aborts={
             request.request_id: request.arrival_s + rng.choice((0.0, rng.random(), last_s))
@@ -114,6 +119,42 @@ def make_case(seed: int) -> TimedCase:
         },
         script=_script(rng.choice((16, 200))),
     )
+
+
+def _linear(rng: random.Random) -> CostModel:
+    return LinearCostModel(
+        constant_s=STEP_S,
+        per_prefill_token_s=rng.choice((0.0, 1e-4)),
+        per_decode_sequence_s=rng.choice((0.0, 1e-5)),
+        per_context_token_s=rng.choice((0.0, 3e-6)),
+    )
+
+
+def _calibrated(seed: int, max_num_seqs: int) -> CostModel:
+    """Costs as they are fitted: lines that bend, a host that may be behind, keys and values that
+    are read once for several sequences."""
+    rng = random.Random(f"costs {seed}")
+    products = Curve(knots=(1, 4, 16), seconds=(STEP_S, 0.8 * STEP_S, 1.5 * STEP_S))
+    graph = GraphCosts(products=products)
+    eager = EagerCosts(products=products, per_pair_s=1e-6, per_chunk_s=1e-4, per_sample_s=1e-5)
+    slow_host = HostCosts(
+        before=HostLine(constant_s=rng.choice((1e-3, 4e-3)), per_sequence_s=1e-5),
+        launch_s=rng.choice((0.0, 1e-3, 0.9 * STEP_S, 1.2 * STEP_S)),
+        after=HostLine(constant_s=1e-4, per_prefill_token_s=1e-6),
+    )
+    costs = StepCosts(
+        context=ContextCosts(
+            per_token_s=rng.choice((0.0, 3e-6, 3e-5)),
+            repeated_share=rng.choice((0.0, 0.9, 1.0)),
+            per_position_s=rng.choice((0.0, 1e-4)),
+            run=rng.choice((4, 32)),
+        ),
+        graph=rng.choice((graph, graph, None)),
+        eager=eager,
+        graph_host=rng.choice((HostCosts(), slow_host)),
+        eager_host=slow_host,
+    )
+    return CalibratedCosts(costs, max_num_seqs=rng.choice((2, max_num_seqs)))
 
 
 def _script(count: int) -> TokenScript:

@@ -17,6 +17,8 @@ from pagetwin.reports.fidelity_table import (
     error_table,
     fidelity_steps_table,
     interval_table,
+    passes_table,
+    whatif_error_table,
 )
 from pagetwin.reports.invariance_table import invariance_table
 from pagetwin.reports.kernel_table import attention_table, ceilings_table, kernel_grid
@@ -68,14 +70,19 @@ DEVICE_TABLES: dict[str, Callable[[DeviceResults], Table]] = {
     "kernels": lambda on: kernel_grid(on.kernels),
 }
 
+FIDELITY_TABLES: dict[str, Callable[[DeviceResults], Table]] = {
+    "fidelity decisions": lambda on: decision_table(on.fidelity),
+    "fidelity errors": lambda on: error_table(on.fidelity),
+    "fidelity passes": lambda on: passes_table(on.fidelity),
+    "fidelity steps": lambda on: fidelity_steps_table(on.fidelity),
+    "fidelity intervals": lambda on: interval_table(on.fidelity),
+    "fidelity whatif": lambda on: whatif_error_table(on.whatif),
+}
+
 TABLES: dict[str, Callable[[Results], Table]] = {
     "versions": _versions,
     "simulator": lambda results: simulator_table(results.simulator, load_simulator_peers()),
-    "fidelity decisions": lambda results: decision_table(results.fidelity),
-    "fidelity errors": lambda results: error_table(results.fidelity),
-    "fidelity steps": lambda results: fidelity_steps_table(results.fidelity),
     "fidelity elsewhere": lambda results: elsewhere_table(results.elsewhere),
-    "fidelity intervals": lambda results: interval_table(results.fidelity),
 }
 
 
@@ -85,16 +92,17 @@ def filled(page: str, baselines: Path) -> str:
     Raises TraceError if the page asks for a table that there is none of, or a result is damaged.
     """
     results = Results(baselines)
+    of_device = DEVICE_TABLES | FIDELITY_TABLES
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
         kind, _, device = name.rpartition(" ")
         if name in TABLES:
             body = _made(TABLES[name], results)
-        elif kind in DEVICE_TABLES:
-            body = _made(DEVICE_TABLES[kind], results.on(device))
+        elif kind in of_device:
+            body = _made(of_device[kind], results.on(device))
         else:
-            known = ", ".join((*(f"{kind} DEVICE" for kind in DEVICE_TABLES), *TABLES))
+            known = ", ".join((*(f"{kind} DEVICE" for kind in of_device), *TABLES))
             raise TraceError(f"table {name!r} is unknown; use some of {known}")
         return f"<!-- table: {name} -->\n\n{body}\n\n<!-- end -->"
 

@@ -1,32 +1,64 @@
 """A cost profile as tables: what each term costs, and how well workloads left out are predicted."""
 
 from pagetwin.reports.tables import Table, number
+from pagetwin.simulator.costs.basis import Curve
 from pagetwin.simulator.costs.profile import Profile
+from pagetwin.simulator.costs.step_costs import HostCosts
 
 
 def terms_table(profile: Profile) -> Table:
     """A row per fitted term, in microseconds or nanoseconds of its unit."""
+    costs = profile.costs
     rows = []
-    graph, eager = profile.costs.graph, profile.costs.eager
-    if graph is not None:
-        for knot, seconds in zip(graph.rise.knots, graph.rise.seconds, strict=True):
-            rows.append(["CUDA graph", f"{knot} sequences", f"{number(seconds * 1e6, 4)} us"])
-        rows.append(["CUDA graph", "a context token", f"{number(graph.per_context_s * 1e9, 4)} ns"])
-        mean = number(graph.per_mean_context_s * 1e9, 4)
-        rows.append(["CUDA graph", "a token of the mean context", f"{mean} ns"])
-    if eager is not None:
-        for knot, seconds in zip(eager.rise.knots, eager.rise.seconds, strict=True):
-            rows.append(["other steps", f"{knot} tokens", f"{number(seconds * 1e6, 4)} us"])
-        rows.append(["other steps", "launching, at least", f"{number(eager.launch_s * 1e6, 4)} us"])
-        rows.append(["other steps", "a query-key pair", f"{number(eager.per_pair_s * 1e12, 4)} ps"])
-        rows.append(
-            ["other steps", "a context token", f"{number(eager.per_context_s * 1e9, 4)} ns"]
-        )
-        rows.append(
-            ["other steps", "a prefilling sequence", f"{number(eager.per_chunk_s * 1e6)} us"]
-        )
-        rows.append(["other steps", "a sample", f"{number(eager.per_sample_s * 1e6)} us"])
-    return Table(["steps", "term", "cost"], rows, num_left=2)
+    if costs.graph is not None:
+        rows += _products("CUDA graph", costs.graph.products, "sequences")
+    if costs.eager is not None:
+        rows += _products("other steps", costs.eager.products, "tokens")
+        pair = number(costs.eager.per_pair_s * 1e12, 4)
+        rows += [
+            ["other steps", "a query-key pair", f"{pair} ps"],
+            ["other steps", "a prefilling sequence", _us(costs.eager.per_chunk_s)],
+            ["other steps", "a sample", _us(costs.eager.per_sample_s)],
+        ]
+    context = costs.context
+    rows += [
+        ["attention", "a token seen", _ns(context.per_token_s)],
+        ["attention", "saved if another sees it", f"{context.repeated_share:.0%}"],
+        [
+            "attention",
+            f"a position of the mean sequence, up to {context.run:,}",
+            _ns(context.per_position_s),
+        ],
+    ]
+    if costs.graph is not None:
+        rows += _host("host, CUDA graph", costs.graph_host)
+    rows += _host("host, other steps", costs.eager_host)
+    return Table(["part", "term", "cost"], rows, num_left=2)
+
+
+def _products(part: str, curve: Curve, unit: str) -> list[list[str]]:
+    points = zip(curve.knots, curve.seconds, strict=True)
+    return [[part, f"{knot:,} {unit}", _us(seconds)] for knot, seconds in points]
+
+
+def _host(part: str, host: HostCosts) -> list[list[str]]:
+    rows = [[part, "launching", _us(host.launch_s)]]
+    for when, line in (("before", host.before), ("after", host.after)):
+        rows += [
+            [part, when, _us(line.constant_s)],
+            [part, f"{when}, a sequence", _us(line.per_sequence_s)],
+            [part, f"{when}, a prompt token", _ns(line.per_prefill_token_s)],
+            [part, f"{when}, a token before a chunk", _ns(line.per_prefix_token_s)],
+        ]
+    return rows
+
+
+def _us(seconds: float) -> str:
+    return f"{number(seconds * 1e6, 4)} us"
+
+
+def _ns(seconds: float) -> str:
+    return f"{number(seconds * 1e9, 4)} ns"
 
 
 def cross_validation_table(profile: Profile) -> Table:

@@ -9,7 +9,7 @@ import msgspec
 from pagetwin.conformance.bench.kernel_result import KernelReport
 from pagetwin.conformance.bench.offline_result import OfflineReport
 from pagetwin.conformance.bench.simulation import SimulatorReport
-from pagetwin.conformance.fidelity.result import FidelityReport, MeasuredElsewhere
+from pagetwin.conformance.fidelity.result import FidelityReport, MeasuredElsewhere, WhatIfFidelity
 from pagetwin.engine.errors import TraceError
 from pagetwin.reports.peers import Peers, load_peers
 
@@ -72,6 +72,17 @@ class DeviceResults:
             return {}
         return {f"{row.model}/{row.workload}": min(row.seconds) for row in rows}
 
+    @property
+    def fidelity(self) -> list[FidelityReport]:
+        """Of each model, in the order of their names."""
+        return _all(self._folder, f"{self._device}_fidelity_*.json", FidelityReport)
+
+    @property
+    def whatif(self) -> list[WhatIfFidelity]:
+        """Likewise."""
+        found = _all(self._folder, f"{self._device}_whatif_*.json", list[WhatIfFidelity])
+        return [one for results in found for one in results]
+
     def _read(self, what: str, kind: type[_OnDevice]) -> _OnDevice:
         path = self._folder / f"{self._device}_{what}.json"
         report = decoded(path, kind)
@@ -98,19 +109,15 @@ class Results:
         return decoded(self._folder / "versions.json", list[Version])
 
     @property
-    def fidelity(self) -> list[FidelityReport]:
-        """Of each model, in the order of their names."""
-        return self._all("h100_fidelity_*.json", FidelityReport)
-
-    @property
     def elsewhere(self) -> list[MeasuredElsewhere]:
-        return self._all("vllm_measured_*.json", MeasuredElsewhere)
+        return _all(self._folder, "vllm_measured_*.json", MeasuredElsewhere)
 
-    def _all(self, pattern: str, kind: type[_Result]) -> list[_Result]:
-        paths = sorted(self._folder.glob(pattern))
-        if not paths:
-            raise FileNotFoundError(2, "no such file", str(self._folder / pattern))
-        return [decoded(path, kind) for path in paths]
+
+def _all(folder: Path, pattern: str, kind: type[_Result]) -> list[_Result]:
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise FileNotFoundError(2, "no such file", str(folder / pattern))
+    return [decoded(path, kind) for path in paths]
 
 
 def decoded(path: Path, kind: type[_Result]) -> _Result:

@@ -1,8 +1,12 @@
-"""Decides how long a step takes in virtual time, from what the step is made of."""
+"""Decides how long a step takes in virtual time, from what the step is made of.
+
+A device computes a step, and a host plans it, launches it and closes it. What the two do at the
+same time is the business of whoever runs the steps (`step_clock`).
+"""
 
 import math
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -23,17 +27,28 @@ class StepComposition(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     prefill_area: int = 0
     """Query-key pairs of causal attention over the prefilling sequences: n tokens that follow c
     computed ones see n * c + n * (n + 1) / 2."""
+    num_prefix_tokens: int = 0
+    """Sum over the prefilling sequences of the tokens before the chunk: computed earlier, or found
+    in the prefix cache."""
     num_decode_sequences: int = 0
     num_context_tokens: int = 0
     """Sum over the decoding sequences of the tokens that each sees, its own included."""
+    num_repeated_tokens: int = 0
+    """Of those tokens, the ones that a decoding sequence before sees, too, in a block that both
+    hold: keys and values that are read from memory once."""
     num_samples: int = 0
     """Sequences that reach their last token, so that a token is sampled; a group that forks in
     the step counts once."""
 
 
-def composition(plan: StepPlan) -> StepComposition:
-    """What a plan is made of."""
-    chunks = tokens = area = decodes = context = samples = 0
+def composition(plan: StepPlan, num_repeated_tokens: int = 0) -> StepComposition:
+    """What a plan is made of.
+
+    `num_repeated_tokens` are those in blocks that several of the running sequences hold, each
+    block counted once less than its holders. Where some of them prefill, the decoding ones have
+    their share of it.
+    """
+    chunks = tokens = area = prefix = decodes = context = samples = 0
     for row in plan.scheduled:
         computed, count = row.num_computed_tokens, row.num_scheduled_tokens
         if count == 1:
@@ -42,31 +57,65 @@ def composition(plan: StepPlan) -> StepComposition:
         else:
             chunks += 1
             tokens += count
+            prefix += computed
             area += count * computed + count * (count + 1) // 2
         samples += row.samples
+    if num_repeated_tokens > 0:
+        repeated = num_repeated_tokens * decodes // max(decodes + chunks, 1)
+        num_repeated_tokens = min(repeated, context)
     return StepComposition(
         num_prefill_sequences=chunks,
         num_prefill_tokens=tokens,
         prefill_area=area,
+        num_prefix_tokens=prefix,
         num_decode_sequences=decodes,
         num_context_tokens=context,
+        num_repeated_tokens=num_repeated_tokens,
         num_samples=samples,
     )
+
+
+class DecodeLine(NamedTuple):
+    """What steps that only decode cost: `base + slope * context`, in ticks, up to a context."""
+
+    base: int
+    slope: int
+    last_context: int | None = None
+    """The largest sum of tokens seen for which it holds; None: it always does."""
+
+
+class HostTicks(NamedTuple):
+    """What a host does for a step, in ticks."""
+
+    before: int = 0
+    """Until the first kernel is launched: planning, preparing inputs."""
+    launch: int = 0
+    """Until the last one is, while the device computes already."""
+    after: int = 0
+    """From the end on the device to where the tokens are handed out."""
+
+
+NO_HOST = HostTicks()
 
 
 class CostModel(Protocol):
     """Ticks for a step; the same composition always costs the same."""
 
     def ticks(self, parts: StepComposition) -> int:
-        """Duration of a step, at least 1."""
+        """What the device computes for, at least 1."""
         ...
 
-    def decode_line(self, num_sequences: int) -> tuple[int, int]:
-        """(base, slope) in ticks, of steps that only decode.
+    def host_ticks(self, parts: StepComposition) -> HostTicks:
+        """What the host does; of a step that only decodes, where each sequence samples, it
+        depends on nothing but their number."""
+        ...
 
-        Such a step of `num_sequences` sequences that see C tokens in all, and each of which
-        samples, costs exactly base + slope * C: what `ticks` says of it. base + slope >= 1,
-        slope >= 0.
+    def decode_line(self, num_sequences: int, context: int, num_repeated: int = 0) -> DecodeLine:
+        """The line on which steps lie that only decode.
+
+        Such a step of `num_sequences` sequences that see C tokens in all, `num_repeated` of them
+        repeated, and each of which samples, costs exactly base + slope * C: what `ticks` says of
+        it, from C = `context` up to the line's end. That is at least 1, and slope >= 0.
         """
         ...
 
@@ -122,9 +171,12 @@ class LinearCostModel(
             + context * parts.num_context_tokens
         )
 
-    def decode_line(self, num_sequences: int) -> tuple[int, int]:
-        constant, _, _, sequence, context = self._prices
-        return constant + sequence * num_sequences, context
+    def host_ticks(self, parts: StepComposition) -> HostTicks:
+        return NO_HOST
+
+    def decode_line(self, num_sequences: int, context: int, num_repeated: int = 0) -> DecodeLine:
+        constant, _, _, sequence, per_context = self._prices
+        return DecodeLine(constant + sequence * num_sequences, per_context)
 
 
 REFERENCE_COSTS = LinearCostModel(

@@ -9,18 +9,11 @@ from typing import NamedTuple
 
 NULL_BLOCK = 0
 
-DIGEST_BYTES = 32
-
 ROOT = b""
 """Parent of a first block's key."""
 
 Extras = tuple[tuple[str, str], ...]
 """Tagged fields of a block's key beside its tokens (P4.6)."""
-
-
-Branch = tuple[bytes, Extras, int]
-"""Parent, extras and first token of a block: two blocks have them in common of which the one is a
-partial hit for the other (P2.4a)."""
 
 
 class PrefixKey(NamedTuple):
@@ -34,27 +27,19 @@ class PrefixKey(NamedTuple):
     parent: bytes
     token_ids: tuple[int, ...]
     extras: Extras
-
-    @property
-    def branch(self) -> Branch:
-        return self.parent, self.extras, self.token_ids[0]
+    branch: bytes
 
 
-def chain_keys(
-    parent: bytes, token_ids: Sequence[int], extras: Sequence[Extras]
-) -> Iterator[PrefixKey]:
-    """Keys of successive full blocks, as many as there are `extras`, behind `parent`."""
-    block_size = len(token_ids) // len(extras)
-    packed = array("q", token_ids).tobytes()
-    width = len(packed) // len(extras)
-    for index, tags in enumerate(extras):
-        content = packed[index * width : (index + 1) * width]
-        # Lengths are those of the pool, but for the root's; so no two blocks read alike.
-        text = b"%d:%b%b%b" % (len(parent), parent, _encoded(tags), content)
-        digest = hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
-        tokens = tuple(token_ids[index * block_size : (index + 1) * block_size])
-        yield PrefixKey(digest, parent, tokens, tags)
-        parent = digest
+def prefix_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) -> PrefixKey:
+    branch = branch_of(parent, extras, token_ids[0])
+    digest = hashlib.sha256(branch + array("q", token_ids).tobytes()).digest()
+    return PrefixKey(digest, parent, token_ids, extras, branch)
+
+
+def branch_of(parent: bytes, extras: Extras, first_token: int) -> bytes:
+    """Names parent, extras and first token of a block: what two blocks have in common of which
+    the one is a partial hit for the other (P2.4a)."""
+    return b"%d:%b%b%d:" % (len(parent), parent, _encoded(extras), first_token)
 
 
 class BlockPool:
@@ -70,10 +55,12 @@ class BlockPool:
         self.cached: dict[bytes, int] = {}
         """By the digest of the block's key."""
         self.key_of: dict[int, PrefixKey] = {}
-        self.branches: dict[Branch, list[int]] = {}
+        self.branches: dict[bytes, list[int]] = {}
         self.num_evictions = 0
         self.num_shared = 0
         """Blocks that more than one holds."""
+        self.num_repeats = 0
+        """Holders of those, each block's first one left out."""
 
     @property
     def num_free(self) -> int:
@@ -93,6 +80,7 @@ class BlockPool:
         self.free.pop(block_id, None)
         self.holders[block_id] += 1
         self.num_shared += self.holders[block_id] == 2
+        self.num_repeats += self.holders[block_id] >= 2
 
     def release(self, block_id: int) -> None:
         """Drops a holder; the last one puts the block at the back of the queue (P4.1)."""
@@ -101,8 +89,9 @@ class BlockPool:
         self.holders[block_id] = left
         if left == 0:
             self.free[block_id] = None
-        elif left == 1:
-            self.num_shared -= 1
+            return
+        self.num_repeats -= 1
+        self.num_shared -= left == 1
 
     def release_table(self, table: list[int]) -> None:
         """Frees a whole table, last block first (P4.1), and empties it."""
@@ -149,7 +138,8 @@ class BlockPool:
         best_run, best_block = 0, NULL_BLOCK
         if not token_ids:
             return NULL_BLOCK, 0
-        for block_id in sorted(self.branches.get((parent, extras, token_ids[0]), ())):
+        branch = branch_of(parent, extras, token_ids[0])
+        for block_id in sorted(self.branches.get(branch, ())):
             run = _common_run(self.key_of[block_id].token_ids, token_ids)
             if run > best_run:  # in id order, so that ties keep the smaller id
                 best_run, best_block = run, block_id
@@ -172,6 +162,7 @@ class BlockPool:
                 recount[block_id] += 1
         assert recount == self.holders, "holders differ from the tables and pins"
         assert self.num_shared == sum(count > 1 for count in recount.values())
+        assert self.num_repeats == sum(max(count - 1, 0) for count in recount.values())
         free = {block_id for block_id, count in recount.items() if count == 0}
         assert free == set(self.free), "the free queue is not the blocks that nobody holds"
         digests = {block: key.digest for block, key in self.key_of.items()}

@@ -1,13 +1,14 @@
 """Decides when things happen: a replica stepping in virtual time inside a SimPy process.
 
-Virtual time is in ticks (`clock`), with tick 0 at second 0 of the requests' `arrival_s`. A step
-takes what the cost model says; planning and closing take none. With asynchronous scheduling the
-next step is planned as the one in flight starts, as an engine does that hides its planning
-behind the device.
+Virtual time is in ticks (`clock`), with tick 0 at second 0 of the requests' `arrival_s`. When a
+step ends follows from what the cost model says of host and device (`step_clock`). With
+asynchronous scheduling the next step is planned as the one in flight starts, as an engine does
+that hides its planning behind the device.
 """
 
 from collections import deque
 from collections.abc import Generator
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import simpy
@@ -31,9 +32,20 @@ from pagetwin.engine.trace import (
 from pagetwin.simulator.clock import to_seconds
 from pagetwin.simulator.cost_model import CostModel, composition
 from pagetwin.simulator.replica_interface import ReplicaLoad
+from pagetwin.simulator.step_clock import StepClock
 from pagetwin.simulator.timings import Finished, FirstToken, SimulationResult, Timekeeper
 
 Events = Generator[simpy.Event, None, None]
+
+
+@runtime_checkable
+class CountsRepeats(Protocol):
+    """A scheduler that knows what its running sequences share."""
+
+    @property
+    def num_repeated_tokens(self) -> int:
+        """See `cost_model.composition`."""
+        ...
 
 
 class ReplicaProcess:
@@ -58,6 +70,7 @@ class ReplicaProcess:
         self.times = Timekeeper(on_first_token, on_finish)
         self._env = env
         self._cost_model = cost_model
+        self._clock = StepClock(cost_model)
         self._tokens = tokens
         self._history = history
         self._num_usable_blocks = scheduler.counters().num_free_blocks
@@ -150,7 +163,7 @@ class ReplicaProcess:
         if not self._in_flight and not self._plan(now):
             return False
         self._plan(now)
-        self._duration = self._cost_model.ticks(composition(self._in_flight[0]))
+        self._duration = self._clock.next_end(now) - now
         return True
 
     def _plan(self, now: int) -> bool:
@@ -158,6 +171,9 @@ class ReplicaProcess:
         if plan is None:
             return False
         self._in_flight.append(plan)
+        scheduler = self.scheduler
+        repeated = scheduler.num_repeated_tokens if isinstance(scheduler, CountsRepeats) else 0
+        self._clock.launch(composition(plan, repeated), now)
         self.times.plan(plan, now)
         if self._history is not None:
             tables = {}
@@ -176,6 +192,7 @@ class ReplicaProcess:
 
     def _end_step(self, now: int) -> None:
         plan = self._in_flight.popleft()
+        self._clock.close()
         result = self._tokens.execute(plan)
         update = self.scheduler.update(plan, result)
         self.times.close(result, update, now=now, duration=self._duration)

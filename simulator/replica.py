@@ -85,6 +85,11 @@ class Replica:
     def counters(self) -> Counters:
         return self._state.counters()
 
+    @property
+    def num_repeated_tokens(self) -> int:
+        """Tokens in blocks that several hold, each block counted once less than its holders."""
+        return self._state.num_repeated_tokens
+
     def block_table(self, seq_id: str) -> tuple[int, ...]:
         """The device blocks of a live sequence, null entries (0) included; empty if it has none.
 

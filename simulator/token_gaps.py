@@ -38,12 +38,19 @@ class TokenGaps:
             self._count(now - before, 1)
 
     def steps(
-        self, seq_ids: Iterable[str], num_steps: int, *, now: int, duration: int, first: int
+        self,
+        seq_ids: Iterable[str],
+        num_steps: int,
+        *,
+        now: int,
+        duration: int,
+        first: int,
+        growth: int,
     ) -> None:
         """Each of the sequences got a token in each of so many steps, which ended at `now`.
 
-        The first took `first` ticks, and each later one longer than the one before by the same,
-        so that together they took `duration`.
+        The first took `first` ticks, and from the second on each took `growth` longer than the one
+        before, so that together they took `duration`.
         """
         start, latest, num_rows = now - duration, self._latest, 0
         for seq_id in seq_ids:
@@ -53,10 +60,11 @@ class TokenGaps:
                 self._count(start + first - before, 1)
                 self._count(first, -1)
             latest[seq_id] = now
-        growth = 0
+        self.line(first, 0, 1, num_rows)
         if num_steps > 1:
-            growth = (duration - num_steps * first) * 2 // (num_steps * (num_steps - 1))
-        self.line(first, growth, num_steps, num_rows)
+            later = num_steps - 1
+            grown = growth * (later * (later - 1) // 2)
+            self.line((duration - first - grown) // later, growth, later, num_rows)
 
     def forget(self, seq_id: str) -> None:
         """The sequence has ended."""

@@ -19,9 +19,17 @@ def run(*arguments: str) -> int:
 def test_a_run_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--workload", LOAD, *MODEL, "--slo", "ttft_p95<500ms") == 0
     words = capsys.readouterr().out
-    for part in ("uncalibrated", "TTFT", "60 of 60 finished", "ttft_p95<0.5s", "met", "Little"):
+    for part in (
+        "calibrated: llama-3.1-8b on",
+        "TTFT",
+        "60 of 60 finished",
+        "ttft_p95<0.5s",
+        "met",
+        "Little",
+    ):
         assert part in words
-    assert run("--workload", LOAD, *MODEL, "--seeds", "2", "--json") == 0
+    plain = ["--profile", "none"]
+    assert run("--workload", LOAD, *MODEL, *plain, "--seeds", "2", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "pagetwin.simulation/1"
     assert [one["seed"] for one in report["runs"]] == [0, 1]

@@ -26,7 +26,8 @@ from pagetwin.simulator.costs.model_shape import dtype_of, shape_of
 from pagetwin.simulator.costs.pool_size import num_blocks_in
 from pagetwin.simulator.costs.roofline import Roofline
 from pagetwin.simulator.recordings.rerun import recorded, rerun
-from pagetwin.simulator.recordings.runs import RecordedRequest, RecordedRun, StepTable
+from pagetwin.simulator.recordings.runs import RecordedRequest, RecordedRun
+from pagetwin.simulator.recordings.steps import StepTable
 
 
 class MeasuredRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,6 +69,24 @@ class FidelityReport(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class WhatIfFidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that was recorded under other knobs, against what the twin made of one recorded under
+    the first ones."""
+
+    schema: str = "pagetwin.whatif-fidelity/1"
+    profile: str
+    """Its label."""
+    subject: Subject
+    model: str
+    workload: str
+    changes: dict[str, str]
+    """Knobs of the recorded run that the prediction was not made from."""
+    sources: tuple[Source, Source]
+    """The history that was predicted from, and the one that was measured."""
+    num_requests: int
+    measures: tuple[Measure, ...]
+
+
 class MeasuredElsewhere(msgspec.Struct, frozen=True, kw_only=True):
     """Another engine's measured requests against the twin with uncalibrated times."""
 

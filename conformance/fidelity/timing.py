@@ -6,7 +6,7 @@ import numpy as np
 
 from pagetwin.conformance.fidelity.result import Measure
 from pagetwin.simulator.recordings.rerun import Seen
-from pagetwin.simulator.recordings.runs import Floats
+from pagetwin.simulator.recordings.steps import Floats
 
 PERCENTILES = (50, 95, 99)
 RESAMPLES = 500

@@ -10,7 +10,13 @@ from pagetwin.conformance.fidelity.decisions import judge_decisions
 from pagetwin.conformance.fidelity.result import Decisions, FidelityReport, RunFidelity
 from pagetwin.conformance.fidelity.timing import compare
 from pagetwin.engine.errors import ConfigError
-from pagetwin.simulator.costs.calibration import WARM_UP, collect, profile_of, recorded_subject
+from pagetwin.simulator.costs.calibration import (
+    PROBE,
+    WARM_UP,
+    collect,
+    profile_of,
+    recorded_subject,
+)
 from pagetwin.simulator.costs.fitting import error_of, predicted_seconds
 from pagetwin.simulator.costs.profile import Profile, Source
 from pagetwin.simulator.recordings.reading import identity, read_records
@@ -33,7 +39,7 @@ class Progress(Protocol):
 def validate(
     profile: Profile, paths: Sequence[Path], progress: Progress, *, leave_one_out: bool = False
 ) -> FidelityReport:
-    """Decisions and times of each history's runs, warm-ups aside.
+    """Decisions and times of each history's runs; not the times of warm-ups and calibration runs.
 
     With `leave_one_out` a run is not judged by the profile, which only says of what it must be,
     but by one fitted to the histories' other workloads.
@@ -49,7 +55,7 @@ def validate(
         sha256, steps = identity(path).sha256, dict[str, int]()
         for run in read_runs(read_records(path)):
             profile.check(recorded_subject(run.header))
-            if run.workload == WARM_UP:
+            if run.workload in (WARM_UP, PROBE):
                 continue
             steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
             runs.append(_judged(profile_for(run.workload), path.name, sha256, run))

@@ -7,6 +7,7 @@ from pagetwin.simulator.clock import TICKS_PER_S, to_seconds
 from pagetwin.simulator.cluster.description import Admission
 from pagetwin.simulator.cluster.node import Node
 from pagetwin.simulator.cost_model import CostModel, StepComposition
+from pagetwin.simulator.step_clock import alone_ticks
 
 
 def reason_to_reject(admission: Admission, num_outstanding: int, nodes: Sequence[Node]) -> str:
@@ -50,7 +51,8 @@ def predicted_ttft(request: Request, node: Node, cost_model: CostModel) -> int:
 
 
 def _step_ticks(cost_model: CostModel, num_tokens: int, num_running: int, num_context: int) -> int:
-    return cost_model.ticks(
+    return alone_ticks(
+        cost_model,
         StepComposition(
             num_prefill_sequences=1,
             num_prefill_tokens=num_tokens,
@@ -58,5 +60,5 @@ def _step_ticks(cost_model: CostModel, num_tokens: int, num_running: int, num_co
             num_decode_sequences=num_running,
             num_context_tokens=num_context,
             num_samples=num_running + 1,
-        )
+        ),
     )

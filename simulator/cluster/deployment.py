@@ -9,6 +9,7 @@ from pagetwin.engine.config import CacheConfig, PreemptionMode, SchedulerConfig
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.cluster.description import Pool, Role
 from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.costs.committed import committed_profile
 from pagetwin.simulator.costs.datasheets import gpu_named
 from pagetwin.simulator.costs.model_shape import dtype_of, shape_of
 from pagetwin.simulator.costs.pool_size import num_blocks_in
@@ -104,7 +105,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "dtype": self._dtype(config),
             "GPUs of a replica": str(self.tp * self.pp),
             "engine version": engine if versions_known else "",
-            "async_scheduling": str(self.async_scheduling).lower(),
         }
         theirs = {
             "model": str(shape_of(profile.model_config)),
@@ -112,7 +112,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             "dtype": subject.dtype,
             "GPUs of a replica": "1",
             "engine version": subject.engine if versions_known else "",
-            "async_scheduling": subject.knobs.get("async_scheduling", ours["async_scheduling"]),
         }
         wrong = [
             f"{what} {theirs[what]}, not {ours[what]}"
@@ -125,6 +124,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 "of this one, or leave the profile out to get uncalibrated times"
             )
         return profile.cost_model(self.max_num_seqs)
+
+    def measured(self, config: Mapping[str, Any]) -> CostModel | None:
+        """The costs that were measured for this package, if they are of this deployment."""
+        if self.tp * self.pp > 1:
+            return None
+        profile = committed_profile(config, gpu=self.gpu, dtype=self._dtype(config))
+        return None if profile is None else profile.cost_model(self.max_num_seqs)
 
     def kv_bytes_per_token(self, config: Mapping[str, Any]) -> int:
         """Of a whole replica."""

@@ -16,7 +16,7 @@ from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cluster.description import Link, Pool
-from pagetwin.simulator.cost_model import CostModel, StepComposition
+from pagetwin.simulator.cost_model import CostModel, DecodeLine, HostTicks, StepComposition
 from pagetwin.simulator.token_source import hashed_token
 
 
@@ -27,19 +27,25 @@ class CarriedPrompts:
         self._cost_model = cost_model
 
     def ticks(self, parts: StepComposition) -> int:
-        return self._cost_model.ticks(
-            msgspec.structs.replace(
-                parts,
-                num_prefill_sequences=0,
-                num_prefill_tokens=0,
-                prefill_area=0,
-                num_decode_sequences=parts.num_decode_sequences + parts.num_prefill_sequences,
-                num_context_tokens=parts.num_context_tokens + parts.num_prefill_tokens,
-            )
-        )
+        return self._cost_model.ticks(_carried(parts))
 
-    def decode_line(self, num_sequences: int) -> tuple[int, int]:
-        return self._cost_model.decode_line(num_sequences)
+    def host_ticks(self, parts: StepComposition) -> HostTicks:
+        return self._cost_model.host_ticks(_carried(parts))
+
+    def decode_line(self, num_sequences: int, context: int, num_repeated: int = 0) -> DecodeLine:
+        return self._cost_model.decode_line(num_sequences, context, num_repeated)
+
+
+def _carried(parts: StepComposition) -> StepComposition:
+    return msgspec.structs.replace(
+        parts,
+        num_prefill_sequences=0,
+        num_prefill_tokens=0,
+        prefill_area=0,
+        num_prefix_tokens=0,
+        num_decode_sequences=parts.num_decode_sequences + parts.num_prefill_sequences,
+        num_context_tokens=parts.num_context_tokens + parts.num_prefill_tokens,
+    )
 
 
 def decode_pool(pool: Pool) -> Pool:

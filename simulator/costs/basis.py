@@ -1,18 +1,4 @@
-"""Decides the shape of a step's time: which terms there are, and that none can be negative.
-
-A decode step that a CUDA graph runs costs
-
-    rise(padded sequences) + per_context * C + per_mean_context * C / n
-
-where C are the tokens that its n sequences see: the weights and launches, the keys and values
-read, and the wait for the last of them where few sequences leave the device idle. Any other step
-costs
-
-    rise(tokens) + per_pair * area + per_context * C + per_chunk * prefills + per_sample * samples
-
-`rise` is a line through knots that never falls: products with weights are flat while they read
-and straight while they multiply, with steps between that no formula has.
-"""
+"""Decides the shapes that measured times are given: curves by size, and what a fit is made of."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,17 +6,17 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from pagetwin.simulator.recordings.runs import Floats, StepTable
+from pagetwin.simulator.recordings.steps import Flags, Floats, StepTable
 
-GRAPH_KNOTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
-TOKEN_KNOTS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+TOKEN_KNOTS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
-class Rise(msgspec.Struct, frozen=True, kw_only=True):
-    """A line through (knot, seconds), flat to the left.
+class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seconds by size as they were measured, straight between, flat to the left.
 
-    To the right it goes on as steep as its last part, as it was on the whole, or as
-    `slope_after_s`, whichever is steepest.
+    To the right it goes on as steep as it was on the whole, or as its last part, or as
+    `slope_after_s`, whichever is steepest. Nothing says that it rises: a product with weights is
+    another kernel at another size.
     """
 
     knots: tuple[int, ...]
@@ -66,29 +52,25 @@ def knots_for(values: Floats, knots: Sequence[int]) -> tuple[int, ...]:
 
 
 def rise_columns(values: Floats, knots: Sequence[int]) -> Floats:
-    """[len(values), len(knots)]: 1, then how far each value is on its way through each part."""
+    """[len(values), len(knots)]: 1, then how far each value is on its way through each part.
+
+    With coefficients that are not negative, a curve that never falls.
+    """
     columns = [np.ones(len(values))]
     for low, high in pairwise(knots):
         columns.append(np.clip((values - low) / (high - low), 0, None if high == knots[-1] else 1))
     return np.stack(columns, axis=1)
 
 
-def is_graph(table: StepTable) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    return table.graph_sizes > 0
-
-
-def graph_extras(table: StepTable) -> Floats:
-    """[num_steps, 2]: context, and context of the mean sequence."""
-    context, count = table.column("num_context_tokens"), table.column("num_decode_sequences")
-    return np.stack([context, context / np.maximum(count, 1)], axis=1)
-
-
-def eager_extras(table: StepTable) -> Floats:
-    """[num_steps, 4]: query-key pairs, context, prefilling sequences, samples."""
-    names = ("prefill_area", "num_context_tokens", "num_prefill_sequences", "num_samples")
-    return np.stack([table.column(name) for name in names], axis=1)
+def is_graph(table: StepTable) -> Flags:
+    """Which steps a CUDA graph ran."""
+    return table.graph_size > 0
 
 
 def num_tokens(table: StepTable) -> Floats:
     """All tokens that a step computes."""
     return table.column("num_prefill_tokens") + table.column("num_decode_sequences")
+
+
+def num_sequences(table: StepTable) -> Floats:
+    return table.column("num_prefill_sequences") + table.column("num_decode_sequences")

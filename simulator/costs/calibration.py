@@ -6,16 +6,17 @@ from pathlib import Path
 
 from pagetwin.engine.errors import ConfigError
 from pagetwin.engine.trace import HeaderRecord
-from pagetwin.simulator.costs.fitting import Floors, cross_validate, fit, measured_range
+from pagetwin.simulator.costs.fitting import cross_validate, fit, measured_range
+from pagetwin.simulator.costs.floors import Floors
 from pagetwin.simulator.costs.profile import Profile, Source, Subject, roofline_floor, subject_of
 from pagetwin.simulator.recordings.reading import identity, read_records
-from pagetwin.simulator.recordings.runs import RecordedRun, StepTable, read_runs
+from pagetwin.simulator.recordings.runs import RecordedRun, read_runs
+from pagetwin.simulator.recordings.steps import StepTable
 
 WARM_UP = "warm-up"
 """The label of runs that are there to be forgotten."""
-MAX_HIT_SHARE = 0.05
-"""Above it a run is not fitted to: sequences that share keys and values read them from the cache
-of the device, and a step's composition does not tell."""
+PROBE = "probe"
+"""The label of runs that are there to be fitted to; nothing is validated on them."""
 
 
 @dataclass
@@ -25,8 +26,6 @@ class Collected:
     header: HeaderRecord
     tables: dict[str, list[StepTable]] = field(default_factory=dict)
     sources: list[Source] = field(default_factory=list)
-    sharing: list[str] = field(default_factory=list)
-    """Workloads whose sequences share prefixes."""
 
     def by_workload(self) -> dict[str, StepTable]:
         return {name: StepTable.joined(tables) for name, tables in self.tables.items()}
@@ -48,8 +47,7 @@ def profile_of(collected: Collected, *, without: str | None = None) -> Profile:
     subject = recorded_subject(header)
     floors = Floors.of(roofline_floor(header.model_config, subject))
     tables = collected.by_workload()
-    unseen = (*collected.sharing, without)
-    fitted = {name: table for name, table in tables.items() if name not in unseen}
+    fitted = {name: table for name, table in tables.items() if name != without}
     everything = StepTable.joined(fitted.values())
     max_num_seqs = header.scheduler.max_num_seqs
     return Profile(
@@ -61,10 +59,10 @@ def profile_of(collected: Collected, *, without: str | None = None) -> Profile:
         costs=fit(everything, floors),
         measured_up_to=measured_range(everything),
         fitted_to=tuple(collected.sources),
-        not_fitted_to=tuple(name for name in unseen if name is not None),
-        cross_validation=cross_validate(
-            tables, floors, leave_out=collected.sharing, max_num_seqs=max_num_seqs
-        ),
+        not_fitted_to=() if without is None else (without,),
+        cross_validation={}
+        if without is not None
+        else cross_validate(tables, floors, always=(PROBE,), max_num_seqs=max_num_seqs),
     )
 
 
@@ -81,8 +79,6 @@ def collect(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Collected:
                 seen.append(run.workload)
             if run.workload == WARM_UP or (workloads and run.workload not in workloads):
                 continue
-            if run.prefix_hit_share > MAX_HIT_SHARE and run.workload not in collected.sharing:
-                collected.sharing.append(run.workload)
             collected.tables.setdefault(run.workload, []).append(run.steps)
             steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
         source = Source(name=path.name, sha256=identity(path).sha256, workloads=steps)
@@ -94,11 +90,9 @@ def collect(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Collected:
             f"no run of workload {', '.join(unknown)} in these histories; they hold "
             f"{', '.join(seen) or 'none'}"
         )
-    if collected is None or len(collected.tables) == len(collected.sharing):
+    if collected is None or not collected.tables:
         names = ", ".join(map(str, paths))
-        raise ConfigError(
-            f"no step to fit to in {names}: record whole workloads, some without shared prefixes"
-        )
+        raise ConfigError(f"no step to fit to in {names}: record whole workloads")
     return collected
 
 

@@ -11,44 +11,12 @@ from typing import Any
 import msgspec
 
 from pagetwin.engine.errors import ConfigError
-from pagetwin.simulator.clock import to_ticks
-from pagetwin.simulator.cost_model import StepComposition
-from pagetwin.simulator.costs.basis import Rise
 from pagetwin.simulator.costs.datasheets import gpu_named
-from pagetwin.simulator.costs.graph_sizes import graph_sizes
 from pagetwin.simulator.costs.model_shape import config_digest, shape_of
 from pagetwin.simulator.costs.roofline import PERFECT, Roofline
+from pagetwin.simulator.costs.step_costs import CalibratedCosts, StepCosts
 
-SCHEMA = "pagetwin.profile/1"
-
-
-class GraphCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of decode steps that a CUDA graph runs."""
-
-    rise: Rise
-    """By sequences, padded to a graph's size."""
-    per_context_s: float
-    per_mean_context_s: float
-
-
-class EagerCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of all other steps."""
-
-    rise: Rise
-    """By tokens."""
-    per_pair_s: float
-    per_context_s: float
-    per_chunk_s: float
-    per_sample_s: float
-    launch_s: float = 0.0
-    """What the host needs to launch a step, the least that one takes."""
-
-
-class StepCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that was fitted; None for a kind of step that never happened."""
-
-    graph: GraphCosts | None
-    eager: EagerCosts | None
+SCHEMA = "pagetwin.profile/2"
 
 
 class HeldOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,21 +75,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     measured_up_to: dict[str, int]
     fitted_to: tuple[Source, ...]
     not_fitted_to: tuple[str, ...] = ()
-    """Workloads in them whose sequences share prefixes; validated on, all the same."""
+    """Workloads in them that were left out, to be validated on."""
     cross_validation: dict[str, HeldOut]
     """By workload that was left out."""
 
     @property
     def label(self) -> str:
         """What results made with it must carry."""
-        errors = {name: abs(one.total_error) for name, one in self.cross_validation.items()}
-        sharing = [errors[name] for name in self.not_fitted_to if name in errors]
-        others = [error for name, error in errors.items() if name not in self.not_fitted_to]
+        errors = [abs(one.total_error) for one in self.cross_validation.values()]
         tested = "not validated"
-        if others:
-            tested = f"step times of workloads left out were within {max(others):.1%}"
-        if sharing:
-            tested += f", with shared prefixes within {max(sharing):.0%}"
+        if errors:
+            tested = f"step times of workloads left out were within {max(errors):.1%}"
         return f"calibrated: {self.model} on {self.subject.device}; {tested}"
 
     def check(self, subject: Subject) -> None:
@@ -184,82 +148,4 @@ def subject_of(
         device=device,
         engine=engine,
         knobs=dict(knobs or {}),
-    )
-
-
-class CalibratedCosts:
-    """Fitted costs as a `CostModel`: whole ticks, decode steps exactly on their lines.
-
-    With a floor, no step is faster than its roofline.
-    """
-
-    def __init__(
-        self,
-        costs: StepCosts,
-        *,
-        max_num_seqs: int,
-        floor: Roofline | None = None,
-        label: str = "",
-    ) -> None:
-        self.label = label
-        self._graph = costs.graph
-        # Where one kind of step was never seen, the other's costs must do.
-        self._eager = costs.eager or _without_graphs(costs.graph)
-        self.floor = floor
-        self._sizes = graph_sizes(max_num_seqs) if costs.graph else ()
-        self._lines: dict[int, tuple[int, int]] = {}
-
-    def ticks(self, parts: StepComposition) -> int:
-        only_decodes = not parts.num_prefill_tokens
-        if only_decodes and parts.num_samples == parts.num_decode_sequences:
-            base, slope = self.decode_line(parts.num_decode_sequences)
-            return base + slope * parts.num_context_tokens
-        ticks = self._eager_ticks(parts)
-        if parts.num_decode_sequences:
-            # More work never takes less: not less than the decodes alone, which a graph may run.
-            base, slope = self.decode_line(parts.num_decode_sequences)
-            ticks = max(ticks, base + slope * parts.num_context_tokens)
-        return ticks if self.floor is None else max(ticks, self.floor.ticks(parts))
-
-    def decode_line(self, num_sequences: int) -> tuple[int, int]:
-        if num_sequences not in self._lines:
-            self._lines[num_sequences] = self._line(num_sequences)
-        return self._lines[num_sequences]
-
-    def _line(self, count: int) -> tuple[int, int]:
-        size = next((size for size in self._sizes if size >= count), None)
-        if self._graph is not None and size is not None:
-            base = to_ticks(self._graph.rise.at(size))
-            mean_s = self._graph.per_mean_context_s / max(count, 1)
-            slope = to_ticks(self._graph.per_context_s + mean_s)
-        else:
-            parts = StepComposition(num_decode_sequences=count, num_samples=count)
-            base, slope = self._eager_ticks(parts), to_ticks(self._eager.per_context_s)
-            if self._sizes:
-                # More than any graph holds: not less than what the largest one takes.
-                least_base, least_slope = self.decode_line(self._sizes[-1])
-                base, slope = max(base, least_base), max(slope, least_slope)
-        if self.floor is not None:
-            least_base, least_slope = self.floor.decode_line(count)
-            base, slope = max(base, least_base), max(slope, least_slope)
-        return max(base, 1), slope
-
-    def _eager_ticks(self, parts: StepComposition) -> int:
-        costs = self._eager
-        seconds = costs.rise.at(parts.num_prefill_tokens + parts.num_decode_sequences)
-        seconds += costs.per_pair_s * parts.prefill_area
-        seconds += costs.per_chunk_s * parts.num_prefill_sequences
-        seconds += costs.per_sample_s * parts.num_samples
-        seconds = max(seconds, costs.launch_s)
-        return max(1, to_ticks(seconds)) + to_ticks(costs.per_context_s) * parts.num_context_tokens
-
-
-def _without_graphs(graph: GraphCosts | None) -> EagerCosts:
-    assert graph is not None, "a fit has steps of one kind at least"
-    return EagerCosts(
-        rise=graph.rise,
-        per_pair_s=0.0,
-        per_context_s=graph.per_context_s,
-        per_chunk_s=0.0,
-        per_sample_s=0.0,
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.clock import to_ticks
-from pagetwin.simulator.cost_model import StepComposition
+from pagetwin.simulator.cost_model import NO_HOST, DecodeLine, HostTicks, StepComposition
 from pagetwin.simulator.costs.datasheets import GPU
 from pagetwin.simulator.costs.model_shape import ModelShape, dtype_bytes
 
@@ -80,12 +80,17 @@ class Roofline(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         tokens = parts.num_prefill_tokens + parts.num_decode_sequences
         return (
             self._fixed(tokens, parts.num_samples)
-            + self.context_ticks * parts.num_context_tokens
+            + self.context_ticks * (parts.num_context_tokens - parts.num_repeated_tokens)
             + self.pair_ticks * parts.prefill_area
         )
 
-    def decode_line(self, num_sequences: int) -> tuple[int, int]:
-        return self._fixed(num_sequences, num_sequences), self.context_ticks
+    def host_ticks(self, parts: StepComposition) -> HostTicks:
+        """Of a host nothing is known here; what it costs is in the overhead of the layers."""
+        return NO_HOST
+
+    def decode_line(self, num_sequences: int, context: int, num_repeated: int = 0) -> DecodeLine:
+        base = self._fixed(num_sequences, num_sequences) - self.context_ticks * num_repeated
+        return DecodeLine(base, self.context_ticks)
 
     def _fixed(self, num_tokens: int, num_samples: int) -> int:
         seconds = self.matmul_s(num_tokens, num_samples) + self.communication_s(num_tokens)

@@ -5,8 +5,7 @@ from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.fast_forward.counted_pool import opening
-from pagetwin.simulator.fast_forward.ending import Ending, ending
-from pagetwin.simulator.limits import asked_output, pool_output
+from pagetwin.simulator.fast_forward.ending import Ending, ending, longest_output, pool_output
 from pagetwin.simulator.refusal import refuse_impossible, refuse_in_use
 from pagetwin.simulator.token_source import ScriptedTokens
 
@@ -30,9 +29,9 @@ def ending_of(request: Request, counted: CountedReplica, tokens: ScriptedTokens)
         return None
     if refusal_of(request, counted) is not None:
         return None
-    if cache.enable_prefix_caching and counted.pool.may_share(opening(request)):
+    if cache.enable_prefix_caching and opening(request) in counted.pool.openings:
         return None
-    longest = asked_output(request, scheduler)
+    longest = longest_output(request, cache, scheduler)
     if longest >= pool_output(request, cache, scheduler):
         return None
     return ending(request, longest, tokens)

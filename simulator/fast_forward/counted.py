@@ -17,7 +17,7 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters
 from pagetwin.simulator.clock import to_ticks
-from pagetwin.simulator.cost_model import CostModel, StepComposition
+from pagetwin.simulator.cost_model import CostModel, DecodeLine, StepComposition
 from pagetwin.simulator.fast_forward.counted_pool import CountedPool, opening
 from pagetwin.simulator.fast_forward.counted_sequence import (
     Admission,
@@ -25,6 +25,7 @@ from pagetwin.simulator.fast_forward.counted_sequence import (
     MixedStep,
 )
 from pagetwin.simulator.fast_forward.ending import Ending
+from pagetwin.simulator.step_clock import alone_line, alone_ticks
 from pagetwin.simulator.timings import Census, RequestTimings
 from pagetwin.simulator.token_gaps import TokenGaps
 
@@ -74,7 +75,10 @@ class CountedReplica:
         """Those that take a block in steps of that number, modulo the block size; each list in
         running order."""
         self.cost_model = cost_model
-        self.lines: dict[int, tuple[int, int]] = {}
+        self.line = DecodeLine(0, 0)
+        """Of the steps that `decode_steps` looked at last."""
+        self._lines: dict[int, tuple[int, DecodeLine]] = {}
+        """By the number of decoding sequences, with the context from which on it holds."""
         self._deliver = deliver
         self._on_first_token = on_first_token
         self.gaps: TokenGaps | None = None
@@ -179,16 +183,17 @@ class CountedReplica:
     def decode_steps(self, until: int | None, through: int | None) -> tuple[int, int]:
         """How many steps to do, and their ticks: as `advance` says, at most to the first that
         ends a sequence, or to the end of the one under way if somebody came during it."""
-        count = len(self.decoding)
-        line = self.lines.get(count)
-        if line is None:
-            line = self.lines[count] = self.cost_model.decode_line(count)
-        first = line[0] + line[1] * self.num_context_tokens
+        count, context = len(self.decoding), self.num_context_tokens
+        line = self.line = self._line(count, context)
+        first = line.base + line.slope * context
         if self.late:
             is_over = until is None or first < until - self.now
             return (1, first) if is_over else (0, 0)
-        growth = line[1] * count
-        most = num_steps = self.decoding[0][0] - self.num_steps
+        growth = line.slope * count
+        most = self.decoding[0][0] - self.num_steps
+        if line.last_context is not None:
+            most = min(most, (line.last_context - context) // count + 1)
+        num_steps = most
         duration = num_steps * first + growth * (num_steps * (num_steps - 1) // 2)
         if until is None or duration < until - self.now:
             return num_steps, duration
@@ -203,6 +208,16 @@ class CountedReplica:
             if end < through - self.now:
                 return num_steps + 1, end
         return num_steps, duration
+
+    def _line(self, count: int, context: int) -> DecodeLine:
+        known = self._lines.get(count)
+        if known is not None and known[0] <= context:
+            last = known[1].last_context
+            if last is None or context <= last:
+                return known[1]
+        line = alone_line(self.cost_model, count, context)
+        self._lines[count] = context, line
+        return line
 
     def steps_without_shortage(self, num_steps: int) -> int:
         """How many of the steps the free blocks suffice for."""
@@ -222,12 +237,12 @@ class CountedReplica:
             is_short = suffice < num_steps
             if is_short:
                 num_steps = suffice
-                base, slope = self.lines[count]
+                base, slope, _ = self.line
                 grown = count * (num_steps * (num_steps - 1) // 2)
                 duration = num_steps * (base + slope * self.num_context_tokens) + slope * grown
         if num_steps > 0:
             if self.gaps is not None:
-                base, slope = self.lines[count]
+                base, slope, _ = self.line
                 first = base + slope * self.num_context_tokens
                 self.gaps.line(first, slope * count, num_steps, count)
             self._take(num_steps)
@@ -326,7 +341,7 @@ class CountedReplica:
 
     def _do_mixed(self, step: MixedStep, until: int | None) -> bool:
         """False, and nothing changed, if the step does not end before `until`."""
-        duration = self.cost_model.ticks(self.composition(step))
+        duration = alone_ticks(self.cost_model, self.composition(step))
         if until is not None and self.now + duration >= until:
             self.may_admit = True
             return False
@@ -369,7 +384,7 @@ class CountedReplica:
     def composition(self, step: MixedStep) -> StepComposition:
         num_decoding, context = len(self.decoding), self.num_context_tokens
         samples = num_decoding
-        chunks = tokens = area = 0
+        chunks = tokens = area = prefix = 0
         rows = [(seq.num_prompt_tokens, 0, count) for seq, count, _ in step.admitted]
         if self.prefilling is not None and step.num_chunk_tokens > 0:
             seq = self.prefilling
@@ -381,12 +396,14 @@ class CountedReplica:
             else:
                 chunks += 1
                 tokens += count
+                prefix += computed
                 area += count * computed + count * (count + 1) // 2
             samples += computed + count == prompt
         return StepComposition(
             num_prefill_sequences=chunks,
             num_prefill_tokens=tokens,
             prefill_area=area,
+            num_prefix_tokens=prefix,
             num_decode_sequences=num_decoding,
             num_context_tokens=context,
             num_samples=samples,

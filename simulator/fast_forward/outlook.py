@@ -2,6 +2,7 @@
 
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.replica_interface import ReplicaLoad
+from pagetwin.simulator.step_clock import alone_ticks
 
 
 def next_change(counted: CountedReplica) -> int | None:
@@ -16,12 +17,12 @@ def next_change(counted: CountedReplica) -> int | None:
             return counted.now
         if step.num_chunk_tokens > 0 or step.admitted or not counted.decoding:
             counted.may_admit = True
-            return counted.now + counted.cost_model.ticks(counted.composition(step))
+            return counted.now + alone_ticks(counted.cost_model, counted.composition(step))
     if not counted.decoding:
         return None
     num_steps, _ = counted.decode_steps(None, None)
     num_steps = counted.steps_without_shortage(num_steps)
-    base, slope = counted.lines[len(counted.decoding)]
+    base, slope, _ = counted.line
     grown = len(counted.decoding) * (num_steps * (num_steps - 1) // 2)
     context = num_steps * counted.num_context_tokens + grown
     return counted.now + num_steps * base + slope * context

@@ -111,7 +111,9 @@ class FastForwardProcess(ReplicaProcess):
                 yield self._wake
 
     def _begin_stretch(self) -> bool:
-        self._stretch = find_stretch(self._replica.state, self._script, self._cost_model)
+        self._stretch = find_stretch(
+            self._replica.state, self._script, self._cost_model, self._clock, self._now
+        )
         self._stretch_start = self._now
         return self._stretch is not None
 
@@ -145,11 +147,18 @@ class FastForwardProcess(ReplicaProcess):
                 apply_event(state, stretch.rows[event.row], event)
         self._replica.count_plans(num_steps)
         plan = count_computed(state, stretch, num_steps)
+        duration = stretch.duration(num_steps)
         if plan is not None:
             self._in_flight[0] = plan
-        duration = stretch.duration(num_steps)
-        seq_ids = [seq.seq_id for seq in stretch.rows]
-        first = stretch.step_ticks(0)
-        self.times.advance(seq_ids, num_steps, now=start + duration, duration=duration, first=first)
+            parts = stretch.parts(num_steps)
+            self._clock.follow(start + duration, parts)
+        self.times.advance(
+            [seq.seq_id for seq in stretch.rows],
+            num_steps,
+            now=start + duration,
+            duration=duration,
+            first=stretch.step_ticks(0),
+            growth=stretch.growth,
+        )
         self.num_jumps += 1
         self.num_steps_jumped += num_steps

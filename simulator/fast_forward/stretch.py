@@ -3,18 +3,20 @@
 In such a stretch every step gives each running sequence one token, takes blocks as they fill,
 and decides nothing else: nobody is admitted, preempted, forked or finished. Its steps cost a line
 in the tokens that they see (`CostModel.decode_line`), and so the stretch a parabola in the number
-of steps, in whole ticks.
+of steps, in whole ticks. Where a step is planned ahead, that is so while the device is behind the
+host: then a step takes what the device does, but for the first, which began before.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pagetwin.engine.step import StepPlan
-from pagetwin.simulator.cost_model import CostModel
+from pagetwin.simulator.cost_model import CostModel, StepComposition
 from pagetwin.simulator.fast_forward.admission import admits_nothing
-from pagetwin.simulator.fast_forward.ending import first_stop
-from pagetwin.simulator.quiet import decodes
+from pagetwin.simulator.fast_forward.ending import first_stop, longest_output
 from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import State
+from pagetwin.simulator.step_clock import StepClock, alone_line, decode_parts
 from pagetwin.simulator.token_source import ScriptedTokens
 
 
@@ -24,22 +26,37 @@ class Stretch:
 
     rows: tuple[TwinSequence, ...]
     num_steps: int
-    base: int
-    slope: int
+    pace: "Pace"
     num_context_tokens: int
     """Tokens that the first step sees."""
+    num_repeated_tokens: int
     first_takes: tuple[int, ...]
     """For each row the first step, from 0, whose plan takes a block for it."""
     block_size: int
 
     def duration(self, num_steps: int) -> int:
         """Ticks of the first `num_steps` steps; each sees a token more of every row."""
-        grown = len(self.rows) * (num_steps * (num_steps - 1) // 2)
-        return num_steps * self.base + self.slope * (num_steps * self.num_context_tokens + grown)
+        if num_steps == 0:
+            return 0
+        later, pace = num_steps - 1, self.pace
+        seen = later * self.num_context_tokens + len(self.rows) * (num_steps * later // 2)
+        return pace.first + later * pace.base + pace.slope * seen
 
     def step_ticks(self, step: int) -> int:
         """Ticks of step number `step`, from 0."""
-        return self.base + self.slope * (self.num_context_tokens + step * len(self.rows))
+        if step == 0:
+            return self.pace.first
+        return self.pace.base + self.pace.slope * (self.num_context_tokens + step * len(self.rows))
+
+    def parts(self, step: int) -> StepComposition:
+        """What that step is made of; the one after the last, too."""
+        count = len(self.rows)
+        return decode_parts(count, self.num_context_tokens + step * count, self.num_repeated_tokens)
+
+    @property
+    def growth(self) -> int:
+        """By how much each step but the first is longer than the one before."""
+        return self.pace.slope * len(self.rows)
 
     def steps_before(self, ticks: int) -> int:
         """How many of the steps end less than `ticks` after the start."""
@@ -57,7 +74,21 @@ class Stretch:
         return _num_takes(self.first_takes, num_plans, self.block_size)
 
 
-def find_stretch(state: State, tokens: ScriptedTokens, cost_model: CostModel) -> Stretch | None:
+class Pace(NamedTuple):
+    """How fast the steps of a stretch follow one another."""
+
+    first: int
+    """Ticks of the first step."""
+    base: int
+    slope: int
+    """Of the line on which the others lie."""
+    num_steps: int | None
+    """How many keep to it; None: all."""
+
+
+def find_stretch(
+    state: State, tokens: ScriptedTokens, cost_model: CostModel, clock: StepClock, now: int
+) -> Stretch | None:
     """The longest stretch that may follow now, before a step begins; None if there is none.
 
     With asynchronous stepping the step in flight is its first, and each plan is one ahead.
@@ -75,15 +106,45 @@ def find_stretch(state: State, tokens: ScriptedTokens, cost_model: CostModel) ->
     first_takes = tuple(
         len(seq.table) * block_size - lookahead - seq.num_planned_computed for seq in rows
     )
-    num_steps = min(_steps_left(seq) for seq in rows)
+    num_steps = min(_steps_left(state, seq) for seq in rows)
     num_steps = _steps_without_shortage(first_takes, num_steps, state)
     for seq in rows:
         num_steps = _steps_without_stop(seq, tokens, num_steps)
     if num_steps < 1:
         return None
-    base, slope = cost_model.decode_line(len(rows))
     context = sum(seq.num_computed_tokens + 1 for seq in rows)
-    return Stretch(rows, num_steps, base, slope, context, first_takes, block_size)
+    repeated = min(state.num_repeated_tokens, context)
+    if state.flights:
+        pace = _pace_behind(cost_model, clock, len(rows), context, repeated, now)
+    else:
+        pace = _pace_alone(cost_model, len(rows), context, repeated)
+    if pace is None:
+        return None
+    if pace.num_steps is not None:
+        num_steps = min(num_steps, pace.num_steps)
+    return Stretch(rows, num_steps, pace, context, repeated, first_takes, block_size)
+
+
+def _pace_alone(cost_model: CostModel, count: int, context: int, repeated: int) -> Pace:
+    base, slope, last = alone_line(cost_model, count, context, repeated)
+    num_steps = None if last is None else (last - context) // count + 1
+    return Pace(base + slope * context, base, slope, num_steps)
+
+
+def _pace_behind(
+    cost_model: CostModel, clock: StepClock, count: int, context: int, repeated: int, now: int
+) -> Pace | None:
+    """Of steps each of which is launched while the one before is computed; None if the host is
+    behind."""
+    before, launch, after = cost_model.host_ticks(decode_parts(count, context, repeated))
+    context += count
+    base, slope, last = cost_model.decode_line(count, context, repeated)
+    if clock.device_end < now + before + launch:
+        return None
+    if base + slope * context < after + before + launch:
+        return None
+    num_steps = None if last is None else (last - context) // count + 2
+    return Pace(clock.device_end + after - now, base, slope, num_steps)
 
 
 def _only_decodes(plan: StepPlan, state: State) -> bool:
@@ -104,13 +165,24 @@ def _only_decodes(plan: StepPlan, state: State) -> bool:
 
 
 def _decodes(state: State, seq: TwinSequence) -> bool:
-    """It decodes in the step in flight, if there is one, and in the next."""
-    return decodes(state, seq) and seq.num_planned_tokens - seq.num_planned_computed == 1
+    """It has tokens of its own, needs one more step for each, and writes no shared block."""
+    is_plain = not (seq.group.is_beam_search or seq.group.will_split)
+    num_tokens = len(seq.token_ids)
+    has_output = seq.num_output_tokens(num_tokens) > 0
+    if not (is_plain and has_output and num_tokens - seq.num_computed_tokens == 1):
+        return False
+    if seq.num_planned_tokens - seq.num_planned_computed != 1:
+        return False
+    if seq.seq_id not in state.rows_valid:
+        return False
+    first = seq.num_planned_computed // state.cache.block_size
+    return not any(state.pool.is_shared(block_id) for block_id in seq.table[first:])
 
 
-def _steps_left(seq: TwinSequence) -> int:
+def _steps_left(state: State, seq: TwinSequence) -> int:
     """Steps that leave it short of every limit on its length (P5.1a)."""
-    return seq.group.length_cap - len(seq.token_ids) - 1
+    longest = longest_output(seq.group.request, state.cache, state.scheduler)
+    return longest - seq.num_output_tokens(len(seq.token_ids)) - 1
 
 
 def _num_takes(first_takes: tuple[int, ...], num_plans: int, block_size: int) -> int:

@@ -8,13 +8,9 @@ last slash of its id.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
-
 from pagetwin.engine.errors import TraceError
 from pagetwin.engine.request import Request
-from pagetwin.engine.step import Counters
+from pagetwin.engine.step import Counters, StepPlan
 from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
@@ -26,48 +22,8 @@ from pagetwin.engine.trace import (
     SubmitRecord,
 )
 from pagetwin.simulator.cost_model import StepComposition, composition
-
-Floats = NDArray[np.float64]
-
-PARTS = StepComposition.__struct_fields__
-
-
-class StepTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The steps of one or several runs, one row each."""
-
-    parts: Floats
-    """[num_steps, len(PARTS)]: the composition, its fields in the order of PARTS."""
-    seconds: Floats
-    graph_sizes: Floats
-    """0 where no CUDA graph ran the step."""
-    launch_seconds: Floats
-    """The host's part of the forward pass (StepTimings.execute_s)."""
-    is_first: NDArray[np.bool_]
-    """Whether the engine had been idle: such a step waits for all that others hide."""
-
-    def __len__(self) -> int:
-        return len(self.seconds)
-
-    def column(self, name: str) -> Floats:
-        column: Floats = self.parts[:, PARTS.index(name)]
-        return column
-
-    def compositions(self) -> Iterator[StepComposition]:
-        for row in self.parts.astype(np.int64).tolist():
-            yield StepComposition(**dict(zip(PARTS, row, strict=True)))
-
-    @classmethod
-    def joined(cls, tables: Iterable["StepTable"]) -> "StepTable":
-        some = list(tables)
-        return cls(
-            parts=np.concatenate([t.parts for t in some]) if some else np.zeros((0, len(PARTS))),
-            seconds=np.concatenate([t.seconds for t in some]) if some else np.zeros(0),
-            graph_sizes=np.concatenate([t.graph_sizes for t in some]) if some else np.zeros(0),
-            launch_seconds=(
-                np.concatenate([t.launch_seconds for t in some]) if some else np.zeros(0)
-            ),
-            is_first=np.concatenate([t.is_first for t in some]) if some else np.zeros(0, bool),
-        )
+from pagetwin.simulator.recordings.holders import BlockHolders
+from pagetwin.simulator.recordings.steps import HostTimes, Step, StepTable
 
 
 @dataclass(slots=True)
@@ -147,8 +103,13 @@ class _Builder:
     requests: dict[str, RecordedRequest] = field(default_factory=dict)
     live: dict[str, set[int]] = field(default_factory=dict)
     """Samples that are not over, by request."""
-    plans: dict[int, PlanRecord] = field(default_factory=dict)
-    rows: list[tuple[StepComposition, float, int, float, bool]] = field(default_factory=list)
+    plans: dict[int, StepComposition] = field(default_factory=dict)
+    """Those in flight."""
+    ahead: set[int] = field(default_factory=set)
+    """Of them, those planned while another was in flight."""
+    holders: BlockHolders = field(default_factory=BlockHolders)
+    host: HostTimes = field(default_factory=HostTimes)
+    steps: list[Step] = field(default_factory=list)
     is_idle: bool = True
     together: list[RecordedRequest] = field(default_factory=list)
     """Handed in since it is."""
@@ -171,9 +132,7 @@ class _Builder:
         if isinstance(record, SubmitRecord):
             self._submit(record.request, _time(record.time_s, "a submission"))
         elif isinstance(record, PlanRecord):
-            self.plans[record.plan.step] = record
-            if self.is_idle:
-                self._start(record.plan.step)
+            self._plan(record.plan, record.time_s)
         elif isinstance(record, ResultRecord):
             self._result(record, _time(record.time_s, f"the result of step {record.step}"))
         elif isinstance(record, AbortRecord) and record.found:
@@ -198,16 +157,37 @@ class _Builder:
             one.due_s = self.first_start_s
         self.together, self.is_idle = [], False
 
+    def _plan(self, plan: StepPlan, time_s: float | None) -> None:
+        if self.is_idle:
+            self._start(plan.step)
+        if self.plans:
+            self.ahead.add(plan.step)
+        repeated = self.holders.note(plan) * self.header.cache.block_size
+        self.plans[plan.step] = composition(plan, repeated)
+        self.host.plan(plan.step, time_s)
+
     def _result(self, record: ResultRecord, now: float) -> None:
-        plan = self.plans.pop(record.step).plan
-        is_first = record.step == self.first_step
+        number, timings = record.step, record.timings
+        is_first = number == self.first_step
         start = self.first_start_s if is_first else self.last_result_s
+        step = Step(
+            parts=self.plans.pop(number),
+            seconds=now - start,
+            device_seconds=timings.device_s,
+            graph_size=timings.graph_size,
+            wait_seconds=timings.sample_s,
+            is_first=is_first,
+            is_ahead=number in self.ahead,
+        )
+        self.ahead.discard(number)
+        self.host.result(number, step, timings, now)
         if start > -float("inf"):
-            parts, timings = composition(plan), record.timings
-            self.rows.append((parts, now - start, timings.graph_size, timings.execute_s, is_first))
+            self.steps.append(step)
         self.last_result_s = now
         self._tokens(record, now)
         self.is_idle = not self.live and not self.plans
+        if self.is_idle:
+            self.host.idle()
 
     def _tokens(self, record: ResultRecord, now: float) -> None:
         for seq_id in record.sampled:
@@ -228,21 +208,14 @@ class _Builder:
                 del self.live[request_id]
 
     def runs(self) -> Iterator[RecordedRun]:
-        if not self.requests or not self.rows:
+        if not self.requests or not self.steps:
             return
         first = next(iter(self.requests.values())).request
-        parts = [msgspec.structs.astuple(row[0]) for row in self.rows]
         yield RecordedRun(
             label=_label(first) or self.default_label,
             header=self.header,
             requests=tuple(self.requests.values()),
-            steps=StepTable(
-                parts=np.array(parts, np.float64),
-                seconds=np.array([row[1] for row in self.rows]),
-                graph_sizes=np.array([row[2] for row in self.rows], np.float64),
-                launch_seconds=np.array([row[3] for row in self.rows]),
-                is_first=np.array([row[4] for row in self.rows], np.bool_),
-            ),
+            steps=StepTable.of(self.steps),
             end_s=self.last_result_s,
             prefix_hit_share=self._hit_share(),
         )

@@ -11,7 +11,7 @@ import msgspec
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import ConfigError
 from pagetwin.engine.trace import HeaderRecord
-from pagetwin.simulator.costs.calibration import WARM_UP, recorded_subject
+from pagetwin.simulator.costs.calibration import PROBE, WARM_UP, recorded_subject
 from pagetwin.simulator.costs.profile import Profile
 from pagetwin.simulator.recordings.reading import read_records
 from pagetwin.simulator.recordings.rerun import Rerun, Seen, recorded, rerun
@@ -51,9 +51,12 @@ def parse_changes(texts: Sequence[str]) -> dict[str, str]:
 
 
 def what_if(path: Path, profile: Profile, changes: Mapping[str, str]) -> Iterator[WhatIf]:
-    """Each run of a history, warm-ups aside. Raises ConfigError or TraceError."""
+    """Each run of a history but warm-ups and calibration runs.
+
+    Raises ConfigError or TraceError.
+    """
     for run in read_runs(read_records(path)):
-        if run.workload != WARM_UP:
+        if run.workload not in (WARM_UP, PROBE):
             profile.check(recorded_subject(run.header))
             yield _one(run, profile, changes)
 

@@ -28,7 +28,7 @@ def test_a_profile_is_made_and_told(
     out = capsys.readouterr().out
     assert "calibrated: tiny on cpu; step times of workloads left out were within" in out
     assert "a query-key pair" in out
-    assert json.loads(profile.read_text())["schema"] == "pagetwin.profile/1"
+    assert json.loads(profile.read_text())["schema"] == "pagetwin.profile/2"
 
 
 def test_validation_is_told_and_its_json_is_alone_on_standard_output(
@@ -59,6 +59,27 @@ def test_a_run_under_other_knobs_stands_beside_the_measured_one(
     assert main([*command, "--json"]) == 0
     [run] = json.loads(capsys.readouterr().out)["runs"]
     assert run["changed"]["e2e_p95"] > run["twin"]["e2e_p95"]
+
+
+def test_a_prediction_under_other_knobs_is_judged_by_a_recording_made_with_them(
+    profile: Path, write_history: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = write_history("other", rate=40.0, max_num_seqs=2)
+    few = few.rename(few.with_name("few.jsonl"))
+    history = write_history("other", rate=40.0)
+    command = ["whatif", str(history), "--set", "max_num_seqs=2", "--profile", str(profile)]
+    capsys.readouterr()
+    out = tmp_path / "judged.json"
+    assert main([*command, "--against", str(few), "-o", str(out)]) == 0
+    assert "max_num_seqs=2" in capsys.readouterr().out
+    [judged] = json.loads(out.read_text())
+    assert judged["num_requests"] == 60
+    assert all(abs(measure["error"]) < 0.03 for measure in judged["measures"])
+    assert main([*command[:2], "--set", "max_num_seqs=3", "--against", str(few)]) == 2
+    assert "was recorded with max_num_seqs=2, not 3" in capsys.readouterr().err
+    other = write_history("another")
+    assert main([*command, "--against", str(other)]) == 2
+    assert "holds no run" in capsys.readouterr().err
 
 
 def test_without_a_profile_the_history_is_its_own(

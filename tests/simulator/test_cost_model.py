@@ -8,6 +8,7 @@ from pagetwin.simulator.cost_model import (
     StepComposition,
     composition,
 )
+from pagetwin.simulator.step_clock import decode_parts
 
 PLAN = StepPlan(
     step=0,
@@ -26,9 +27,15 @@ def test_a_step_is_made_of_chunks_decodes_and_samples() -> None:
         num_prefill_tokens=34,
         prefill_area=sum(range(8, 38)) + sum(range(1, 5)),  # query i sees c + i + 1 keys
         num_decode_sequences=2,
+        num_prefix_tokens=7,
         num_context_tokens=101 + 201,
         num_samples=3,
     )
+
+
+def test_decoding_sequences_have_their_share_of_what_is_repeated() -> None:
+    assert composition(PLAN, 160).num_repeated_tokens == 160 * 2 // 4
+    assert composition(PLAN, 10**6).num_repeated_tokens == 101 + 201, "no more than they see"
 
 
 def test_the_linear_model_adds_a_price_for_each_part() -> None:
@@ -45,12 +52,10 @@ def test_the_linear_model_adds_a_price_for_each_part() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 256])
 def test_the_decode_line_is_what_a_decoding_step_costs(count: int) -> None:
-    base, slope = REFERENCE_COSTS.decode_line(count)
+    base, slope, last = REFERENCE_COSTS.decode_line(count, 0)
+    assert last is None
     for context in (count, 1000 * count + 3):
-        parts = StepComposition(
-            num_decode_sequences=count, num_samples=count, num_context_tokens=context
-        )
-        assert REFERENCE_COSTS.ticks(parts) == base + slope * context
+        assert REFERENCE_COSTS.ticks(decode_parts(count, context)) == base + slope * context
 
 
 @pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])

@@ -31,7 +31,7 @@ def test_steps_at_once_are_counted_as_one_by_one(
         now += first + step * growth
         for name in names:
             one_by_one.token(name, now)
-    at_once.steps(names, num_steps, now=now, duration=now, first=first)
+    at_once.steps(names, num_steps, now=now, duration=now, first=first, growth=growth)
     # A gap on the very edge of a bucket may count to either side.
     assert sum(at_once.counts.values()) == num_steps * num_rows
     edges = set(at_once.counts) | set(one_by_one.counts)
@@ -45,7 +45,7 @@ def test_a_sequence_that_sat_out_has_one_long_gap_and_a_new_one_none() -> None:
     gaps = TokenGaps()
     gaps.token("a/0", 100)
     gaps.token("b/0", 1000)
-    gaps.steps(["a/0", "b/0"], 3, now=1030, duration=30, first=10)
+    gaps.steps(["a/0", "b/0"], 3, now=1030, duration=30, first=10, growth=0)
     counts = {bucket: count for bucket, count in gaps.counts.items() if count}
     assert counts == {bucket_of(10): 5, bucket_of(910): 1}
     gaps.forget("a/0")

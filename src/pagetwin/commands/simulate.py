@@ -27,7 +27,12 @@ def simulate(
         ),
     ] = None,
     profile: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Calibrated costs; else a roofline.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Calibrated costs, or `none` for a roofline. Default: the ones that come with "
+            "pagetwin for the model on that GPU, if they do.",
+        ),
     ] = None,
     num_blocks: Annotated[
         int | None, typer.Option(metavar="N", help="KV blocks of a replica; else estimated.")

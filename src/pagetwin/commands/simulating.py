@@ -36,6 +36,9 @@ from pagetwin.simulator.workloads.traces import Trace
 from pagetwin.simulator.workloads.trimmed import Trimmed
 from pagetwin.simulator.workloads.workload import Workload
 
+UNCALIBRATED = Path("none")
+"""In place of a profile: the roofline, whatever was measured."""
+
 
 def deployment_named(**options: Any) -> Deployment:
     """From options, those left away being None."""
@@ -65,7 +68,9 @@ def cluster_of(
         num_bytes = deployment.kv_bytes_per_token(config)
         link = Link(bytes_per_s=link_gbps * 1e9 / 8, bytes_per_token=num_bytes)
     costs: list[CostModel | None] = [None] * len(deployments)
-    if profile is not None:
+    if profile is None:
+        costs = [one.measured(config) for one in deployments]
+    elif profile != UNCALIBRATED:
         measured, engine = read_profile(profile), versions()["pagetwin"]
         costs = [one.calibrated(measured, config, engine) for one in deployments]
     return Cluster(

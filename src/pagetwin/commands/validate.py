@@ -63,12 +63,12 @@ def validate(
 
 
 def _print(report: "FidelityReport") -> None:
-    from pagetwin.reports.fidelity_table import decision_table, fidelity_steps_table, interval_table
+    from pagetwin.reports.fidelity_table import decision_table, detail_table, fidelity_steps_table
 
     print(f"{report.profile}\n")
     print(decision_table([report]).text())
     print("\nwhat requests saw\n")
-    print(interval_table([report]).text())
+    print(detail_table([report]).text())
     print("\nstep times, the recorded decisions given\n")
     print(fidelity_steps_table([report]).text())
     for note in report.notes:

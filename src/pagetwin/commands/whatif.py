@@ -1,11 +1,14 @@
 """`pagetwin whatif`: a recorded run under other knobs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pagetwin.commands.writing import as_json_document, written_if_named
+
+if TYPE_CHECKING:
+    from pagetwin.simulator.costs.profile import Profile
 
 
 def whatif(
@@ -20,6 +23,13 @@ def whatif(
     profile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Costs of steps. Default: fitted to the history itself."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="HISTORY",
+            help="Recorded with the changed knobs: how far from it is what the twin predicts?",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the JSON goes.")
@@ -41,6 +51,9 @@ def whatif(
     from pagetwin.simulator.costs.profile import read_profile
 
     costs = read_profile(profile) if profile is not None else calibrate([history])
+    if against is not None:
+        _judge(history, against, costs, changes, out, as_json=as_json)
+        return
     with written_if_named(out) as place:
         results = list(what_if(history, costs, changes))
         document = as_json_document(as_document(results, costs.label, changes))
@@ -54,3 +67,27 @@ def whatif(
     for result in results:
         for request_id, reason in list(result.changed.refused.items())[:3]:
             print(f"\n{result.label}: {request_id} would be refused: {reason}")
+
+
+def _judge(
+    history: Path,
+    against: Path,
+    costs: "Profile",
+    changes: dict[str, str],
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    from pagetwin.conformance.fidelity.whatif import judge_what_if
+    from pagetwin.reports.fidelity_table import whatif_error_table
+
+    with written_if_named(out) as place:
+        results = judge_what_if(history, against, costs, changes)
+        document = as_json_document(results)
+        if place is not None:
+            place.write_bytes(document)
+    if as_json:
+        print(document.decode(), end="")
+    else:
+        print(f"{costs.label}\n")
+        print(whatif_error_table(results).text())

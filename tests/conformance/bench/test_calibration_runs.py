@@ -11,7 +11,8 @@ from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
 from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.trace import HistoryWriter
-from pagetwin.simulator.recordings.runs import RecordedRun, StepTable, read_runs
+from pagetwin.simulator.recordings.runs import RecordedRun, read_runs
+from pagetwin.simulator.recordings.steps import StepTable
 
 CONFIG = EngineConfig(
     cache=CacheConfig(num_blocks=100, block_size=8),

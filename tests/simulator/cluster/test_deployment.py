@@ -5,10 +5,11 @@ import pytest
 from pagetwin.engine.errors import ConfigError, ModelError
 from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.cluster.deployment import Deployment, deployment_of
-from pagetwin.simulator.costs.basis import Rise
+from pagetwin.simulator.costs.basis import Curve
 from pagetwin.simulator.costs.known_models import KNOWN, config_named
 from pagetwin.simulator.costs.model_shape import shape_of
-from pagetwin.simulator.costs.profile import EagerCosts, Profile, StepCosts, subject_of
+from pagetwin.simulator.costs.profile import Profile, subject_of
+from pagetwin.simulator.costs.step_costs import ContextCosts, EagerCosts, StepCosts
 from pagetwin.simulator.simulate import simulate
 
 
@@ -33,7 +34,7 @@ def test_more_gpus_hold_more_blocks_and_step_faster() -> None:
     assert 20_000 < one.cache.num_blocks < 2 * one.cache.num_blocks < two.cache.num_blocks
     assert one.cost_model is not None
     assert two.cost_model is not None
-    assert one.cost_model.decode_line(8) > two.cost_model.decode_line(8)
+    assert one.cost_model.decode_line(8, 8) > two.cost_model.decode_line(8, 8)
     assert (one.num_gpus, two.num_gpus) == (1, 2)
     assert "uncalibrated" in getattr(one.cost_model, "label", "")
 
@@ -96,7 +97,7 @@ def test_what_does_not_fit_or_is_unknown_is_explained() -> None:
 def profile_of(name: str, *, device: str = "NVIDIA H100 80GB HBM3", engine: str = "1.0") -> Profile:
     config = KNOWN[name]
     knobs = {"async_scheduling": "false"}
-    rise = Rise(knots=(1, 64), seconds=(0.5, 0.6))
+    products = Curve(knots=(1, 64), seconds=(0.5, 0.6))
     return Profile(
         subject=subject_of(config, dtype="bfloat16", device=device, engine=engine, knobs=knobs),
         model=name,
@@ -105,9 +106,8 @@ def profile_of(name: str, *, device: str = "NVIDIA H100 80GB HBM3", engine: str 
         max_num_seqs=64,
         costs=StepCosts(
             graph=None,
-            eager=EagerCosts(
-                rise=rise, per_pair_s=0.0, per_context_s=0.0, per_chunk_s=0.0, per_sample_s=0.0
-            ),
+            context=ContextCosts(per_token_s=0.0),
+            eager=EagerCosts(products=products, per_pair_s=0.0, per_chunk_s=0.0, per_sample_s=0.0),
         ),
         measured_up_to={},
         fitted_to=(),
@@ -118,16 +118,25 @@ def profile_of(name: str, *, device: str = "NVIDIA H100 80GB HBM3", engine: str 
 def test_a_profile_gives_the_costs_of_what_it_was_measured_on_and_of_nothing_else() -> None:
     config, profile = KNOWN["Qwen3-0.6B"], profile_of("Qwen3-0.6B")
     costs = Deployment().calibrated(profile, config, "1.0")
-    assert costs.decode_line(1)[0] == to_ticks(0.5)
+    assert costs.decode_line(1, 1).base == to_ticks(0.5)
     assert getattr(costs, "label", "").startswith("calibrated: Qwen3-0.6B")
     wrong = [
         (Deployment(gpu="h200"), config, "1.0", "GPU H100, not H200"),
         (Deployment(tp=2), config, "1.0", "GPUs of a replica 1, not 2"),
         (Deployment(dtype="float16"), config, "1.0", "dtype bfloat16, not float16"),
-        (Deployment(async_scheduling=True), config, "1.0", "async_scheduling false, not true"),
         (Deployment(), config, "2.0", "engine version 1.0, not 2.0"),
         (Deployment(), KNOWN["Qwen3-8B"], "1.0", "model ModelShape"),
     ]
     for deployment, model, engine, message in wrong:
         with pytest.raises(ConfigError, match=f"{message}.*calibrate on a history"):
             deployment.calibrated(profile, model, engine)
+
+
+def test_what_was_measured_for_this_package_is_found_by_model_gpu_and_dtype() -> None:
+    config = KNOWN["Llama-3.1-8B"]
+    measured = Deployment(gpu="h100").measured(config)
+    assert getattr(measured, "label", "").startswith("calibrated: llama-3.1-8b on NVIDIA H100")
+    assert Deployment(gpu="a100").measured(config) is None
+    assert Deployment(tp=2).measured(config) is None
+    assert Deployment(dtype="float16").measured(config) is None
+    assert Deployment().measured(KNOWN["Qwen3-8B"]) is None

@@ -12,41 +12,34 @@ from pagetwin.engine.cuda_graphs import graph_sizes as engine_graph_sizes
 from pagetwin.engine.errors import ConfigError, TraceError
 from pagetwin.engine.trace import ResultRecord, read_history
 from pagetwin.simulator.cost_model import LinearCostModel, StepComposition
-from pagetwin.simulator.costs.basis import Rise
+from pagetwin.simulator.costs.basis import Curve
 from pagetwin.simulator.costs.calibration import calibrate
 from pagetwin.simulator.costs.datasheets import GPUS
 from pagetwin.simulator.costs.fitting import held_out_error
 from pagetwin.simulator.costs.graph_sizes import graph_sizes
 from pagetwin.simulator.costs.model_shape import ModelShape
-from pagetwin.simulator.costs.profile import (
+from pagetwin.simulator.costs.profile import read_profile
+from pagetwin.simulator.costs.roofline import PERFECT, Roofline
+from pagetwin.simulator.costs.step_costs import (
     CalibratedCosts,
+    ContextCosts,
     EagerCosts,
     GraphCosts,
+    HostCosts,
+    HostLine,
     StepCosts,
-    read_profile,
 )
-from pagetwin.simulator.costs.roofline import PERFECT, Roofline
 from pagetwin.simulator.recordings.reading import read_records
 from pagetwin.simulator.recordings.runs import read_runs
+from pagetwin.simulator.step_clock import decode_parts
 
 Write = Callable[..., Path]
 
 small = st.floats(0, 1e-6)
-rises = st.lists(st.floats(0, 1e-3), min_size=1, max_size=5).map(
-    lambda parts: Rise(
-        knots=tuple(range(1, 20 * len(parts) + 1, 20)),
-        seconds=tuple(1e-4 + sum(parts[: i + 1]) for i in range(len(parts))),
-    )
+curves = st.lists(st.floats(1e-5, 1e-3), min_size=1, max_size=5).map(
+    lambda seconds: Curve(knots=tuple(range(1, 20 * len(seconds) + 1, 20)), seconds=tuple(seconds))
 )
-graphs = st.builds(GraphCosts, rise=rises, per_context_s=small, per_mean_context_s=small)
-eagers = st.builds(
-    EagerCosts,
-    rise=rises,
-    per_pair_s=small,
-    per_context_s=small,
-    per_chunk_s=small,
-    per_sample_s=small,
-)
+lines = st.builds(HostLine, constant_s=small, per_sequence_s=small, per_prefill_token_s=small)
 floors = st.none() | st.just(
     Roofline(
         shape=ModelShape(
@@ -64,23 +57,37 @@ floors = st.none() | st.just(
 )
 models = st.builds(
     CalibratedCosts,
-    st.builds(StepCosts, graph=st.none() | graphs, eager=eagers),
+    st.builds(
+        StepCosts,
+        context=st.builds(
+            ContextCosts,
+            per_token_s=small,
+            repeated_share=st.floats(0, 1),
+            per_position_s=small,
+            run=st.sampled_from([1, 64, 1024]),
+        ),
+        graph=st.none() | st.builds(GraphCosts, products=curves),
+        eager=st.builds(
+            EagerCosts, products=curves, per_pair_s=small, per_chunk_s=small, per_sample_s=small
+        ),
+        graph_host=st.builds(HostCosts, before=lines, launch_s=small, after=lines),
+    ),
     max_num_seqs=st.integers(1, 300),
     floor=floors,
 )
 
 
-@given(models, st.integers(1, 400), st.integers(0, 10**7))
-def test_decode_steps_lie_exactly_on_their_line(
-    model: CalibratedCosts, count: int, context: int
+@given(models, st.integers(1, 400), st.integers(0, 10**6), st.floats(0, 1), st.integers(0, 10**6))
+def test_decode_steps_lie_exactly_on_their_line_to_its_end(
+    model: CalibratedCosts, count: int, context: int, share: float, further: int
 ) -> None:
-    base, slope = model.decode_line(count)
-    parts = StepComposition(
-        num_decode_sequences=count, num_context_tokens=context, num_samples=count
-    )
-    assert model.ticks(parts) == base + slope * context
-    assert base >= 1
+    repeated = int(context * share)
+    base, slope, last = model.decode_line(count, context, repeated)
+    assert last is None or last >= context
     assert slope >= 0
+    for seen in (context, context + further if last is None else min(last, context + further)):
+        ticks = model.ticks(decode_parts(count, seen, repeated))
+        assert ticks == base + slope * seen >= 1
 
 
 @given(
@@ -89,9 +96,9 @@ def test_decode_steps_lie_exactly_on_their_line(
     st.integers(0, 10**7),
     st.integers(0, 300),
     st.integers(0, 10**6),
-    st.sampled_from(["num_prefill_tokens", "prefill_area", "num_context_tokens"]),
+    st.sampled_from(["prefill_area", "num_context_tokens"]),
 )
-def test_a_step_with_more_in_it_never_takes_less(
+def test_a_step_that_sees_more_never_takes_less(
     model: CalibratedCosts, tokens: int, area: int, decodes: int, context: int, more: str
 ) -> None:
     tokens = max(tokens, int(not decodes))
@@ -103,32 +110,23 @@ def test_a_step_with_more_in_it_never_takes_less(
         num_context_tokens=context if decodes else 0,
         num_samples=decodes,
     )
-    changed = {more: getattr(parts, more) + 1}
-    if more == "num_prefill_tokens":
-        changed |= {"num_prefill_sequences": 1, "prefill_area": parts.prefill_area + 1}
-    assert model.ticks(msgspec.structs.replace(parts, **changed)) >= model.ticks(parts)
+    changed = msgspec.structs.replace(parts, **{more: getattr(parts, more) + 1})
+    assert model.ticks(changed) >= model.ticks(parts)
 
 
-@given(models, st.integers(1, 400), st.integers(1, 400), st.integers(1, 4000))
-def test_more_sequences_of_the_same_length_never_take_less(
-    model: CalibratedCosts, one: int, other: int, length: int
+@given(models, st.integers(1, 400), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_what_is_repeated_costs_less_and_never_less_than_nothing(
+    model: CalibratedCosts, count: int, context: int, repeated: int
 ) -> None:
-    fewer, more = sorted([one, other])
-    times = []
-    for count in (fewer, more):
-        base, slope = model.decode_line(count)
-        times.append(base + slope * length * count)
-    # The share of the mean context is rounded to a tick for each token.
-    assert times[1] >= times[0] - length * more
+    plain = model.ticks(decode_parts(count, context))
+    assert 1 <= model.ticks(decode_parts(count, context, min(repeated, context))) <= plain
 
 
 @given(models, st.integers(1, 300), st.integers(0, 10**6))
 def test_no_step_is_under_the_roofline(model: CalibratedCosts, count: int, context: int) -> None:
     if model.floor is None:
         return
-    parts = StepComposition(
-        num_decode_sequences=count, num_context_tokens=context, num_samples=count
-    )
+    parts = decode_parts(count, context, context // 2)
     assert model.ticks(parts) >= model.floor.ticks(parts)
 
 

@@ -12,6 +12,7 @@ from pagetwin.simulator.costs.datasheets import GPUS, gpu_named
 from pagetwin.simulator.costs.model_shape import ModelShape, config_digest, dtype_of, shape_of
 from pagetwin.simulator.costs.pool_size import num_blocks_in
 from pagetwin.simulator.costs.roofline import PERFECT, Efficiency, Roofline
+from pagetwin.simulator.step_clock import decode_parts
 
 LLAMA_8B = {
     "hidden_size": 4096,
@@ -77,7 +78,7 @@ def test_experts_are_read_as_tokens_come_to_use_them() -> None:
 
 
 def test_one_token_takes_the_time_of_reading_the_weights() -> None:
-    base, slope = roofline(efficiency=PERFECT).decode_line(1)
+    base, slope, _ = roofline(efficiency=PERFECT).decode_line(1, 1)
     read = SHAPE.num_parameters - SHAPE.head_parameters  # The embedding lends one row.
     assert to_seconds(base) == pytest.approx(2 * read / 3.35e12, rel=1e-6)
     assert to_seconds(slope) == pytest.approx(131072 / 3.35e12, rel=1e-3)
@@ -97,6 +98,8 @@ def test_more_of_anything_never_costs_less_and_nothing_is_under_the_floor(
     model, floor = roofline(**knobs), roofline(**knobs, efficiency=PERFECT)
     assert model.ticks(parts) >= floor.ticks(parts) >= 1
     for name in parts.__struct_fields__:
+        if name == "num_repeated_tokens":
+            continue
         more = msgspec.structs.replace(parts, **{name: getattr(parts, name) + 1})
         assert model.ticks(more) >= model.ticks(parts)
 
@@ -104,10 +107,10 @@ def test_more_of_anything_never_costs_less_and_nothing_is_under_the_floor(
 @given(st.integers(1, 1024), st.integers(0, 10**7))
 def test_decode_steps_lie_on_their_line(num_sequences: int, context: int) -> None:
     model = roofline()
-    base, slope = model.decode_line(num_sequences)
-    parts = StepComposition(
-        num_decode_sequences=num_sequences, num_context_tokens=context, num_samples=num_sequences
-    )
+    repeated = context // 3
+    base, slope, last = model.decode_line(num_sequences, context, repeated)
+    assert last is None
+    parts = decode_parts(num_sequences, context, repeated)
     assert model.ticks(parts) == base + slope * context
 
 
