@@ -9,7 +9,7 @@ import httpx2
 import msgspec
 
 from pagetwin.conformance.adapters.foreign import unsent_fields
-from pagetwin.conformance.adapters.http_probes import probe
+from pagetwin.conformance.adapters.http_probes import block_size, probe
 from pagetwin.conformance.adapters.http_stream import (
     SENT,
     BadAnswer,
@@ -27,7 +27,7 @@ from pagetwin.conformance.adapters.protocol import (
     SessionConfig,
     SessionRefused,
 )
-from pagetwin.conformance.capability import Capabilities, Flag, conditional, no
+from pagetwin.conformance.capability import YES, Capabilities, Flag, conditional, no
 from pagetwin.conformance.observation import (
     AnyObservation,
     CachedTokens,
@@ -83,6 +83,9 @@ class HttpAdapter:
             self._served = _served(client, url, options.model)
             name = str(self._served.get("id", options.model))
             found = probe(client, f"{url}/completions", name)
+            self._block_size = None
+            if found.of_flag(Flag.CACHED_TOKEN_COUNT) == YES:
+                self._block_size = block_size(client, f"{url}/completions", name)
         support = dict(found.support)
         support[Flag.CHECKPOINT] = no("a server runs the model that it was started with")
         if options.checkpoint:
@@ -96,6 +99,7 @@ class HttpAdapter:
             name=f"{self._served.get('owned_by') or 'server'} at {self._url}",
             model=self._options.checkpoint or self._model,
             max_model_len=limit if isinstance(limit, int) else None,
+            block_size=self._block_size,
             knobs={"cache": "shared by all sessions", "model": self._model},
         )
 

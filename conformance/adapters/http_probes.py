@@ -52,6 +52,20 @@ def probe(client: httpx2.Client, url: str, model: str) -> Capabilities:
     return Capabilities(support)
 
 
+def block_size(client: httpx2.Client, url: str, model: str) -> int | None:
+    """Tokens of the shortest prefix of a known prompt that the server says it found in its cache;
+    None if it finds none. To be asked where it reports cached tokens, after `probe`."""
+    length = 2
+    while length <= CACHED_PROMPT_LENGTH:
+        # One token more than a block: an engine computes at least the last token itself.
+        body = {"model": model, "prompt": _long_prompt(length), "max_tokens": 1, "temperature": 0}
+        count = _cached_tokens(post(client, url, body)[1])
+        if count:
+            return count
+        length = 2 * length - 1
+    return None
+
+
 def post(client: httpx2.Client, url: str, body: Mapping[str, Any]) -> tuple[int, Any]:
     """(status, JSON). Raises AdapterError if the server is not there, or hangs."""
     try:
@@ -185,12 +199,8 @@ def _scores(ask: Ask) -> dict[Flag, Support]:
 
 
 def _cache(ask: Ask) -> dict[Flag, Support]:
-    prompt = [PROMPT[i % len(PROMPT)] for i in range(CACHED_PROMPT_LENGTH)]
-    counts = []
-    for _ in range(2):
-        _, answer = ask({"prompt": prompt, "max_tokens": 1})
-        details = _usage(answer).get("prompt_tokens_details")
-        counts.append(details.get("cached_tokens") if isinstance(details, dict) else None)
+    asked = {"prompt": _long_prompt(CACHED_PROMPT_LENGTH), "max_tokens": 1}
+    counts = [_cached_tokens(ask(asked)[1]) for _ in range(2)]
     told = isinstance(counts[1], int)
     silent = "the server does not report cached_tokens"
     return {
@@ -201,3 +211,13 @@ def _cache(ask: Ask) -> dict[Flag, Support]:
             else conditional(f"{silent}, so whether there is a cache shows only in its effects")
         ),
     }
+
+
+def _long_prompt(length: int) -> list[int]:
+    return [PROMPT[i % len(PROMPT)] for i in range(length)]
+
+
+def _cached_tokens(answer: Any) -> int | None:
+    details = _usage(answer).get("prompt_tokens_details")
+    count = details.get("cached_tokens") if isinstance(details, dict) else None
+    return count if isinstance(count, int) else None

@@ -85,7 +85,8 @@ class Tally:
         if self.error:
             return Status.ERROR, self.error
         if not self._examples:
-            return Status.UNDECIDED, cut_short or "no example was judged within the budget"
+            why = cut_short or "; ".join(undecided) or "no example was judged within the budget"
+            return Status.UNDECIDED, why
         if undecided:
             return Status.UNDECIDED, "; ".join(undecided)
         if unmet:

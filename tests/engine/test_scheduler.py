@@ -65,12 +65,12 @@ def tokens_given(plan: StepPlan) -> dict[str, int]:
 def test_p2_5_what_can_never_start_is_refused_and_changes_nothing(
     make_core: MakeCore, make_request: MakeRequest, prompt: int, knobs: dict[str, Any], message: str
 ) -> None:
-    pool = {name: knobs.pop(name) for name in list(knobs) if name == "num_blocks"}
-    core = make_core(**pool)
+    asked = {name: value for name, value in knobs.items() if name != "num_blocks"}
+    core = make_core(**{name: value for name, value in knobs.items() if name not in asked})
     core.add_request(make_request("first", 3))
     before = core.scheduler.counters()
     with pytest.raises(RequestError, match=message):
-        core.add_request(make_request("refused", prompt, **{"max_tokens": 8} | knobs))
+        core.add_request(make_request("refused", prompt, **{"max_tokens": 8} | asked))
     assert core.scheduler.counters() == before
     with pytest.raises(RequestError, match="'first': the id is in use"):
         core.add_request(make_request("first", 3))

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import takewhile
 from typing import Any
 
 MODEL = "provenance"
 OFFSET = 5
+CACHE_BLOCK = 16
 KNOWN_TYPES: dict[str, type | tuple[type, ...]] = {
     "ignore_eos": bool,
     "cache_salt": str,
@@ -128,7 +130,7 @@ def _events(
             total += 1
             if not word:
                 break
-    cached = len(prompt) // 16 * 16 if prompt in _earlier(behaviour) else 0
+    cached = _cached(behaviour, prompt)
     usage = {
         "prompt_tokens": len(prompt),
         "completion_tokens": total,
@@ -137,8 +139,13 @@ def _events(
     yield {"choices": [], "usage": usage}
 
 
-def _earlier(behaviour: Behaviour) -> list[list[int]]:
-    return [_prompt_ids(body["prompt"]) for body in behaviour.bodies[:-1]]
+def _cached(behaviour: Behaviour, prompt: list[int]) -> int:
+    """Whole blocks that the prompt, less its last token, shares with an earlier one."""
+    shared = 0
+    for body in behaviour.bodies[:-1]:
+        pairs = zip(prompt[:-1], _prompt_ids(body["prompt"]), strict=False)
+        shared = max(shared, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    return shared // CACHE_BLOCK * CACHE_BLOCK
 
 
 def _next_token(behaviour: Behaviour, body: dict[str, Any], text: list[int], sample: int) -> int:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from tests.conformance.adapters.http.conftest import MODEL, OFFSET, Behaviour, serving
+from tests.conformance.adapters.http.conftest import CACHE_BLOCK, MODEL, OFFSET, Behaviour, serving
 
 from pagetwin.conformance.adapters.http import HttpAdapter, make
 from pagetwin.conformance.adapters.protocol import (
@@ -50,7 +50,9 @@ def _kinds(observed: list[AnyObservation]) -> Counter[str]:
 
 def test_a_server_that_knows_everything_is_found_to() -> None:
     with serving(Behaviour()) as url:
-        can = make(url, {"model": MODEL}).capabilities()
+        adapter = make(url, {"model": MODEL})
+    can = adapter.capabilities()
+    assert adapter.describe().block_size == CACHE_BLOCK
     over_http = set(Flag) - {flag for flag in Flag if can.of_flag(flag).status == "no"}
     assert over_http == {
         Flag.TEXT,
