@@ -10,6 +10,7 @@ from pagetwin.engine.step import (
     StepUpdate,
 )
 from pagetwin.simulator.memory import NULL_BLOCK
+from pagetwin.simulator.quiet import quiet_until
 from pagetwin.simulator.sequence import TwinGroup, TwinSequence, prefix_keys
 from pagetwin.simulator.state import Flight, State
 
@@ -18,20 +19,26 @@ logger = logging.getLogger(__name__)
 
 def close_step(state: State, flight: Flight, result: StepResult) -> StepUpdate:
     """Applies the result of the oldest step in flight, in the order of P5.1b."""
-    live = []
+    last_beams: dict[TwinGroup, TwinSequence] = {}
     for seq in flight.rows:
         del seq.pending[0]
-    for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
-        if seq.status != "ended":
-            live.append((seq, row))
-        elif not seq.pending:  # P5.3c: the last step that used its blocks is over
-            state.pool.release_table(seq.table)
+        if seq.status == "ended":
+            if not seq.pending:  # P5.3c: the last step that used its blocks is over
+                state.pool.release_table(seq.table)
+        elif seq.group.is_beam_search:
+            last_beams[seq.group] = seq
     for block_id in flight.pins:
         state.pool.release(block_id)
     closing = _Closing(state, result)
-    last_of_search = {id(seq.group): seq for seq, _ in live if seq.group.is_beam_search}
-    for seq, row in live:
-        closing.close_row(seq, row, is_last=last_of_search.get(id(seq.group)) is seq)
+    for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
+        if seq.status == "ended":
+            continue  # before this step was over, or with a beam that failed at an earlier row
+        if row.num_computed_tokens < seq.quiet_until:
+            seq.num_computed_tokens += 1
+            closing.append_sampled(seq)
+        else:
+            closing.close_row(seq, row, is_last=last_beams.get(seq.group) is seq)
+            seq.quiet_until = quiet_until(state, seq) if seq.status == "running" else 0
     return StepUpdate(
         step=flight.plan.step, finished=tuple(closing.finished), forked=tuple(closing.forked)
     )
@@ -48,8 +55,6 @@ class _Closing:
 
     def close_row(self, seq: TwinSequence, row: ScheduledSequence, *, is_last: bool) -> None:
         """Closes one scheduled sequence; `is_last`: it is the last of its beams in the plan."""
-        if seq.status == "ended":
-            return  # with a beam that failed at an earlier row
         self._advance(seq, row.num_scheduled_tokens)
         members = [seq]
         if seq.group.is_beam_search:
@@ -62,7 +67,7 @@ class _Closing:
             if seq.group.will_split:
                 members = self._fork(seq)
             for member in members:
-                self._append_sampled(member)
+                self.append_sampled(member)
         if self.state.cache.sliding_window > 0:
             for member in members:
                 if member.status != "ended":
@@ -100,21 +105,24 @@ class _Closing:
             keys=list(seq.keys),
         )
 
-    def _append_sampled(self, seq: TwinSequence) -> None:
+    def append_sampled(self, seq: TwinSequence) -> None:
         """P5.1: the token is appended, then the stop conditions are checked in order."""
-        if seq.seq_id in self.result.failed:
-            self._fail(seq, self.result.failed[seq.seq_id])
+        seq_id, group, result = seq.seq_id, seq.group, self.result
+        if seq_id in result.failed:
+            self._fail(seq, result.failed[seq_id])
             return
-        token_id = self.result.sampled.get(seq.seq_id)
+        token_id = result.sampled.get(seq_id)
         if token_id is None:
             raise ValueError(
-                f"the result of step {self.result.step} has no token for {seq.seq_id}, which the "
-                "plan marks with `samples`; the executor must return one"
+                f"the result of step {result.step} has no token for {seq_id}, which the plan marks "
+                "with `samples`; the executor must return one"
             )
         seq.token_ids.append(token_id)
-        ending = self._ending(seq, token_id)
-        if ending is not None:
-            self._finish(seq, ending)
+        is_at_cap = len(seq.token_ids) >= group.length_cap
+        if is_at_cap or token_id in group.stop_ids or seq_id in result.stop_strings:
+            ending = self._ending(seq, token_id)
+            if ending is not None:
+                self._finish(seq, ending)
 
     def _ending(self, seq: TwinSequence, token_id: int) -> FinishedSequence | None:
         request, num_tokens = seq.group.request, len(seq.token_ids)

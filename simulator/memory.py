@@ -9,11 +9,18 @@ from typing import NamedTuple
 
 NULL_BLOCK = 0
 
+DIGEST_BYTES = 32
+
 ROOT = b""
 """Parent of a first block's key."""
 
 Extras = tuple[tuple[str, str], ...]
 """Tagged fields of a block's key beside its tokens (P4.6)."""
+
+
+Branch = tuple[bytes, Extras, int]
+"""Parent, extras and first token of a block: two blocks have them in common of which the one is a
+partial hit for the other (P2.4a)."""
 
 
 class PrefixKey(NamedTuple):
@@ -27,19 +34,27 @@ class PrefixKey(NamedTuple):
     parent: bytes
     token_ids: tuple[int, ...]
     extras: Extras
-    branch: bytes
+
+    @property
+    def branch(self) -> Branch:
+        return self.parent, self.extras, self.token_ids[0]
 
 
-def prefix_key(parent: bytes, token_ids: tuple[int, ...], extras: Extras) -> PrefixKey:
-    branch = branch_of(parent, extras, token_ids[0])
-    digest = hashlib.sha256(branch + array("q", token_ids).tobytes()).digest()
-    return PrefixKey(digest, parent, token_ids, extras, branch)
-
-
-def branch_of(parent: bytes, extras: Extras, first_token: int) -> bytes:
-    """Names parent, extras and first token of a block: what two blocks have in common of which
-    the one is a partial hit for the other (P2.4a)."""
-    return b"%d:%b%b%d:" % (len(parent), parent, _encoded(extras), first_token)
+def chain_keys(
+    parent: bytes, token_ids: Sequence[int], extras: Sequence[Extras]
+) -> Iterator[PrefixKey]:
+    """Keys of successive full blocks, as many as there are `extras`, behind `parent`."""
+    block_size = len(token_ids) // len(extras)
+    packed = array("q", token_ids).tobytes()
+    width = len(packed) // len(extras)
+    for index, tags in enumerate(extras):
+        content = packed[index * width : (index + 1) * width]
+        # Lengths are those of the pool, but for the root's; so no two blocks read alike.
+        text = b"%d:%b%b%b" % (len(parent), parent, _encoded(tags), content)
+        digest = hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
+        tokens = tuple(token_ids[index * block_size : (index + 1) * block_size])
+        yield PrefixKey(digest, parent, tokens, tags)
+        parent = digest
 
 
 class BlockPool:
@@ -55,7 +70,7 @@ class BlockPool:
         self.cached: dict[bytes, int] = {}
         """By the digest of the block's key."""
         self.key_of: dict[int, PrefixKey] = {}
-        self.branches: dict[bytes, list[int]] = {}
+        self.branches: dict[Branch, list[int]] = {}
         self.num_evictions = 0
         self.num_shared = 0
         """Blocks that more than one holds."""
@@ -138,8 +153,7 @@ class BlockPool:
         best_run, best_block = 0, NULL_BLOCK
         if not token_ids:
             return NULL_BLOCK, 0
-        branch = branch_of(parent, extras, token_ids[0])
-        for block_id in sorted(self.branches.get(branch, ())):
+        for block_id in sorted(self.branches.get((parent, extras, token_ids[0]), ())):
             run = _common_run(self.key_of[block_id].token_ids, token_ids)
             if run > best_run:  # in id order, so that ties keep the smaller id
                 best_run, best_block = run, block_id

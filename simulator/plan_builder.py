@@ -72,7 +72,7 @@ class PlanBuilder:
             return True
         if seq.num_placeholders == 0:
             return False
-        return self.state.length_limit(seq, seq.num_planned_tokens) is not None
+        return seq.num_planned_tokens >= seq.group.length_cap
 
     def num_appended(self, seq: TwinSequence, num_tokens: int) -> int:
         """Blocks that the table lacks at its end for `num_tokens` more (P2.2)."""
@@ -112,6 +112,14 @@ class PlanBuilder:
         self.rows.append(seq)
         self.scheduled.append(row)
         self.budget -= num_tokens
+
+    def schedule_token(self, seq: TwinSequence, start: int) -> None:
+        """Gives a quiet sequence, `start` of whose tokens are computed then, its row."""
+        row = ScheduledSequence(seq.seq_id, start, 1, (), (), True)
+        seq.pending.append(row)
+        self.rows.append(seq)
+        self.scheduled.append(row)
+        self.budget -= 1
 
     def _introduce(self, seq: TwinSequence, num_cached_tokens: int) -> None:
         self.state.rows_held.add(seq.seq_id)

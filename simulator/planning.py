@@ -44,6 +44,10 @@ def _visit_running(builder: PlanBuilder) -> None:
     """P2.1 and P2.2."""
     state = builder.state
     for seq in list(state.running):
+        computed = seq.num_computed_tokens + len(seq.pending)  # rows of a token each
+        if computed < seq.quiet_until and builder.budget > 0:
+            builder.schedule_token(seq, computed)
+            continue
         num_tokens = builder.share(seq, builder.budget)
         # A sequence that an earlier visit preempted is skipped.
         if seq.status != "running" or num_tokens == 0:

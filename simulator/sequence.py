@@ -5,7 +5,7 @@ from typing import Literal
 
 from pagetwin.engine.request import Request, sequence_id
 from pagetwin.engine.step import ScheduledSequence
-from pagetwin.simulator.memory import ROOT, Extras, PrefixKey, prefix_key
+from pagetwin.simulator.memory import ROOT, Extras, PrefixKey, chain_keys
 
 Status = Literal["waiting", "running", "swapped", "ended"]
 
@@ -15,6 +15,8 @@ class TwinGroup:
     """A request and its sequences; one sequence until it forks or selects (P2.8)."""
 
     request: Request
+    length_cap: int
+    """Tokens at which a limit on the length ends a sequence of it (P5.1a)."""
     sequences: list["TwinSequence"] = field(default_factory=list)
     has_split: bool = False
     was_scheduled: bool = False
@@ -22,12 +24,17 @@ class TwinGroup:
     num_samples: int = field(init=False)
     num_prompt_tokens: int = field(init=False)
     max_tokens: int | None = field(init=False)
+    stop_ids: frozenset[int] = field(init=False)
+    """Tokens that end a sequence of it, once it has min_tokens."""
 
     def __post_init__(self) -> None:
         self.is_beam_search = self.request.beam_search is not None
         self.num_samples = self.request.num_samples
         self.num_prompt_tokens = self.request.num_prompt_tokens
-        self.max_tokens = self.request.sampling_params.max_tokens
+        params = self.request.sampling_params
+        self.max_tokens = params.max_tokens
+        eos = () if params.ignore_eos else self.request.eos_token_ids
+        self.stop_ids = frozenset((*params.stop_token_ids, *eos))
 
     @property
     def will_split(self) -> bool:
@@ -67,6 +74,8 @@ class TwinSequence:
     status: Status = "waiting"
     pending: list[ScheduledSequence] = field(default_factory=list)
     keys: list[PrefixKey] = field(default_factory=list)
+    quiet_until: int = 0
+    """See `quiet`: below so many computed tokens, steps do nothing but give it a token."""
     seq_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,11 +123,16 @@ def prefix_keys(
     seq: TwinSequence, num_blocks: int, *, block_size: int, tags: Extras
 ) -> list[PrefixKey]:
     """Keys of the sequence's first `num_blocks` full blocks; made once, since tokens only grow."""
-    for index in range(len(seq.keys), num_blocks):
+    num_known = len(seq.keys)
+    if num_known < num_blocks:
+        request = seq.group.request
+        extras = [
+            block_extras(request, index, block_size=block_size, tags=tags)
+            for index in range(num_known, num_blocks)
+        ]
         parent = seq.keys[-1].digest if seq.keys else ROOT
-        token_ids = tuple(seq.token_ids[index * block_size : (index + 1) * block_size])
-        extras = block_extras(seq.group.request, index, block_size=block_size, tags=tags)
-        seq.keys.append(prefix_key(parent, token_ids, extras))
+        token_ids = seq.token_ids[num_known * block_size : num_blocks * block_size]
+        seq.keys.extend(chain_keys(parent, token_ids, extras))
     return seq.keys if len(seq.keys) == num_blocks else seq.keys[:num_blocks]
 
 

@@ -8,6 +8,7 @@ from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.policies import order_key, resolve_policy
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import Counters, StepPlan
+from pagetwin.simulator.limits import longest_output
 from pagetwin.simulator.memory import NULL_BLOCK, BlockPool, HostPool
 from pagetwin.simulator.sequence import TwinGroup, TwinSequence
 
@@ -45,7 +46,8 @@ class State:
     def __init__(self, cache: CacheConfig, scheduler: SchedulerConfig) -> None:
         self.cache = cache
         self.scheduler = scheduler
-        self._block_size, self._lookahead = cache.block_size, scheduler.num_lookahead_slots
+        self.lookahead = scheduler.num_lookahead_slots
+        self._block_size = cache.block_size
         self.policy = resolve_policy(scheduler.policy)
         self.pool = BlockPool(cache.num_blocks, enable_prefix_caching=cache.enable_prefix_caching)
         self.host = HostPool(cache.num_host_blocks)
@@ -69,7 +71,7 @@ class State:
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks for `num_tokens` and the K lookahead slots."""
-        return -(-(num_tokens + self._lookahead) // self._block_size)
+        return -(-(num_tokens + self.lookahead) // self._block_size)
 
     def key(self, seq: TwinSequence) -> tuple[Any, ...]:
         return (*order_key(self.policy, seq.group.request), seq.sample_index)
@@ -99,11 +101,21 @@ class State:
         )
 
     def submit(self, request: Request) -> None:
-        group = TwinGroup(request)
+        group = self.new_group(request)
         seq = TwinSequence(group, 0, list(request.prompt_token_ids))
         group.sequences.append(seq)
         self.groups[request.request_id] = group
         insort(self.new, seq, key=self.key)
+
+    def new_group(self, request: Request) -> TwinGroup:
+        """A request without a sequence yet."""
+        longest = longest_output(request, self.cache, self.scheduler)
+        return TwinGroup(request, request.num_prompt_tokens + longest)
+
+    def holds_shared(self, seq: TwinSequence, first: int) -> bool:
+        """Whether others hold a block of its table, too, from that entry on."""
+        pool = self.pool
+        return pool.num_shared > 0 and any(pool.is_shared(block) for block in seq.table[first:])
 
     def start(self, seq: TwinSequence) -> None:
         """A waiting or swapped sequence joins running (P2.3)."""
@@ -122,6 +134,7 @@ class State:
         self.unqueue(seq)
         self.forget_row(seq.seq_id)
         seq.status = "swapped" if swapped else "waiting"
+        seq.quiet_until = 0
         if self.is_fcfs:
             front = self.swapped if swapped else self.returned
             front.insert(len(front) if makes_way else 0, seq)

@@ -132,6 +132,7 @@ class Watch:
     first_scheduled: int | None = None
     first_token: int | None = None
     outputs: dict[str, int] = field(default_factory=dict)
+    """Tokens by sequence that has begun, in that order; right once the sequence is over."""
     endings: dict[str, FinishReason] = field(default_factory=dict)
 
     @property
@@ -163,8 +164,8 @@ class Timekeeper:
         self._ended: list[RequestTimings] = []
         self._over: list[tuple[int, RequestTimings]] = []
         self._live: dict[str, Watch] = {}
-        self._rows: dict[str, Watch] = {}
-        """By sequence id, once it has a token and until it ends."""
+        self._num_tokens: dict[str, int] = {}
+        """By sequence id, from its first token until it ends."""
         self._num_submitted = 0
         self.census = Census()
         self.gaps: TokenGaps | None = None
@@ -209,24 +210,18 @@ class Timekeeper:
         self._num_steps += 1
         self._busy += duration
         self._end = now
-        rows = self._rows
-        for seq_id in result.sampled:
-            watch = rows.get(seq_id) or self._first(seq_id, now)
-            if watch is not None:
-                watch.outputs[seq_id] += 1
+        self._count(result.sampled, now)
         for selection in result.selections:
-            for index in range(len(selection.parents)):
-                seq_id = sequence_id(selection.request_id, index)
-                watch = rows.get(seq_id) or self._first(seq_id, now)
-                if watch is not None:
-                    watch.outputs[seq_id] += 1
+            beams = range(len(selection.parents))
+            self._count([sequence_id(selection.request_id, index) for index in beams], now)
         if self.gaps is not None:
             for seq_id in result.sampled:
-                if seq_id in rows:
+                if seq_id in self._num_tokens:
                     self.gaps.token(seq_id, now)
         for ending in update.finished:
-            self._live[_request_id(ending.seq_id)].endings[ending.seq_id] = ending.reason
-            self._forget(ending.seq_id)
+            watch = self._live[_request_id(ending.seq_id)]
+            watch.endings[ending.seq_id] = ending.reason
+            self._forget(watch, ending.seq_id)
         for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished):
             if self._live[request_id].is_over:
                 self._end_request(self._live.pop(request_id), now)
@@ -248,7 +243,7 @@ class Timekeeper:
         self._busy += duration
         self._end = now
         for seq_id in seq_ids:
-            self._rows[seq_id].outputs[seq_id] += num_steps
+            self._num_tokens[seq_id] += num_steps
         if self.gaps is not None:
             self.gaps.steps(
                 seq_ids, num_steps, now=now, duration=duration, first=first, growth=growth
@@ -279,7 +274,7 @@ class Timekeeper:
         """Goes on from there; the times of `live`, and those `keep` took, are of before."""
         self._live = {watch.request.request_id: watch for watch in live}
         for watch in self._live.values():
-            self._rows.update(dict.fromkeys(watch.outputs, watch))
+            self._num_tokens.update(watch.outputs)
         self._num_submitted = num_submitted
         self._num_steps = num_steps
         self._busy = busy
@@ -315,28 +310,36 @@ class Timekeeper:
             counters=counters,
         )
 
-    def _first(self, seq_id: str, now: int) -> Watch | None:
-        """Notes a sequence's first token; None for a late result of one that is over."""
+    def _count(self, seq_ids: Iterable[str], now: int) -> None:
+        """Each of the sequences got a token."""
+        counts = self._num_tokens
+        for seq_id in seq_ids:
+            if seq_id in counts or self._begins(seq_id, now):
+                counts[seq_id] += 1
+
+    def _begins(self, seq_id: str, now: int) -> bool:
+        """Notes a sequence's first token; False for a late result of one that is over."""
         watch = self._live.get(_request_id(seq_id))
         if watch is None or seq_id in watch.endings:
-            return None
-        self._rows[seq_id] = watch
-        watch.outputs[seq_id] = 0
+            return False
+        watch.outputs[seq_id] = self._num_tokens[seq_id] = 0
         if watch.first_token is None:
             watch.first_token = now
             if self._on_first_token is not None:
                 self._first_tokens.append((watch.request.request_id, now))
-        return watch
+        return True
 
-    def _forget(self, seq_id: str) -> None:
-        self._rows.pop(seq_id, None)
+    def _forget(self, watch: Watch, seq_id: str) -> None:
+        """The sequence is over."""
+        if seq_id in self._num_tokens:
+            watch.outputs[seq_id] = self._num_tokens.pop(seq_id)
         if self.gaps is not None:
             self.gaps.forget(seq_id)
 
     def _end_request(self, watch: Watch, now: int, *, was_aborted: bool = False) -> None:
         self.census.leave(now, watch.submitted)
         for seq_id in watch.outputs:
-            self._forget(seq_id)
+            self._forget(watch, seq_id)
         timings = RequestTimings(
             request_id=watch.request.request_id,
             arrival_ticks=to_ticks(watch.request.arrival_s),

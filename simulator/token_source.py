@@ -27,13 +27,15 @@ def hashed_token(request: Request, sample_index: int, position: int) -> int:
 
 @dataclass(slots=True)
 class _Row:
-    """What is known of one sequence: all its tokens counted, and those computed."""
+    """What is known of one sequence: its tokens, and of a beam how many are computed."""
 
     request: Request
     sample_index: int
     num_tokens: int
     num_computed_tokens: int
     num_prompt_tokens: int
+    is_sample: bool
+    """Neither a beam, nor a group that has yet to fork."""
 
 
 class ScriptedTokens:
@@ -59,13 +61,11 @@ class ScriptedTokens:
 
     def advance(self, seq_id: str, num_tokens: int) -> None:
         """Counts tokens of a sequence that decoded without plans, one a step."""
-        row = self._rows[seq_id]
-        row.num_tokens += num_tokens
-        row.num_computed_tokens += num_tokens
+        self._rows[seq_id].num_tokens += num_tokens
 
-    def resume(self, request: Request, *, num_tokens: int, num_computed_tokens: int) -> None:
+    def resume(self, request: Request, num_tokens: int) -> None:
         """Takes up the only sequence of a request that somebody else has begun."""
-        self._set_rows(request, [(num_tokens, num_computed_tokens)])
+        self._set_rows(request, [(num_tokens, 0)])
 
     def execute(self, plan: StepPlan) -> StepResult:
         for request_id in plan.ended_requests:
@@ -77,25 +77,27 @@ class ScriptedTokens:
                 self._rows[seq_id].num_computed_tokens = 0
         sampled: dict[str, int] = {}
         searches: dict[str, Request] = {}
+        rows = self._rows
         for scheduled in plan.scheduled:
-            row = self._rows[scheduled.seq_id]
-            computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
-            row.num_computed_tokens = computed
-            if row.request.beam_search is not None:
+            row = rows[scheduled.seq_id]
+            if row.is_sample:
+                if scheduled.samples:
+                    sampled[scheduled.seq_id] = self._sample(row)
+            elif row.request.beam_search is not None:
+                computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
+                row.num_computed_tokens = computed
                 searches[row.request.request_id] = row.request
             elif scheduled.samples:
-                if row.num_tokens == row.num_prompt_tokens and row.request.num_samples > 1:
-                    sampled |= self._fork(row)
-                else:
-                    sampled[scheduled.seq_id] = self._sample(row)
+                sampled |= self._fork(row)
         selections = [self._select(one) for one in searches.values() if self._is_due(one)]
         return StepResult(step=plan.step, sampled=sampled, selections=tuple(selections))
 
     def _set_rows(self, request: Request, counts: Sequence[tuple[int, int]]) -> None:
         """Sequences of a request anew: (tokens, computed tokens) of each."""
         self._forget(request.request_id)
+        is_sample = request.beam_search is None and len(counts) == request.num_samples
         rows = [
-            _Row(request, index, num_tokens, num_computed, request.num_prompt_tokens)
+            _Row(request, index, num_tokens, num_computed, request.num_prompt_tokens, is_sample)
             for index, (num_tokens, num_computed) in enumerate(counts)
         ]
         self._samples[request.request_id] = rows

@@ -25,8 +25,8 @@ TWIN = (
         "a length that is not whole blocks",
         Edit(
             f"{STATE}.blocks_for",
-            "return -(-(num_tokens + self._lookahead) // self._block_size)",
-            "return max(1, (num_tokens + self._lookahead) // self._block_size)",
+            "return -(-(num_tokens + self.lookahead) // self._block_size)",
+            "return max(1, (num_tokens + self.lookahead) // self._block_size)",
         ),
     ),
     _mutant(

@@ -5,7 +5,8 @@ from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.fast_forward.counted_pool import opening
-from pagetwin.simulator.fast_forward.ending import Ending, ending, longest_output, pool_output
+from pagetwin.simulator.fast_forward.ending import Ending, ending
+from pagetwin.simulator.limits import asked_output, pool_output
 from pagetwin.simulator.refusal import refuse_impossible, refuse_in_use
 from pagetwin.simulator.token_source import ScriptedTokens
 
@@ -29,9 +30,9 @@ def ending_of(request: Request, counted: CountedReplica, tokens: ScriptedTokens)
         return None
     if refusal_of(request, counted) is not None:
         return None
-    if cache.enable_prefix_caching and opening(request) in counted.pool.openings:
+    if cache.enable_prefix_caching and counted.pool.may_share(opening(request)):
         return None
-    longest = longest_output(request, cache, scheduler)
+    longest = asked_output(request, scheduler)
     if longest >= pool_output(request, cache, scheduler):
         return None
     return ending(request, longest, tokens)

@@ -9,7 +9,7 @@ from collections import deque
 from pagetwin.engine.request import Request
 
 SLACK = 10_000
-"""Taken blocks that the queue may keep at its front."""
+"""Taken blocks that the queue may keep at its front, and that need no account yet."""
 
 Opening = tuple[str | None, str | None, int]
 """Cache salt, adapter and first token. Prompts that differ in it share no block, not even in
@@ -52,7 +52,7 @@ class CountedPool:
         self.num_evictions = 0
         self.num_cached_free = 0
         self.openings: set[Opening] = set()
-        """Of the requests that live or whose first block is cached."""
+        """Of the requests that live or whose first block is cached, or was: see `account`."""
         self._accounted = 0
         """Place in the queue up to which evictions are counted."""
         self._freed = deque([FreedTable(num_blocks - 1, 0, [], None, None)])
@@ -79,7 +79,7 @@ class CountedPool:
         if self.enable_prefix_caching:
             self._evict(self.head - self._accounted)
         self._accounted = self.head
-        if self.head > SLACK and 2 * self.head > len(self.queue):
+        if 2 * self.head > len(self.queue):
             del self.queue[: self.head]
             self.head = self._accounted = 0
 
@@ -87,7 +87,8 @@ class CountedPool:
         self, table: list[int], num_full: int, request: Request, opening: Opening | None
     ) -> None:
         """Frees a table, last block first; its first `num_full` blocks stay cached."""
-        self.account()
+        if self.head - self._accounted > SLACK:
+            self.account()
         self.queue += table[::-1]
         if not self.enable_prefix_caching:
             return
@@ -95,6 +96,12 @@ class CountedPool:
         self.num_cached_free += num_full
         if num_full == 0 and opening is not None:
             self.openings.discard(opening)
+
+    def may_share(self, opening: Opening) -> bool:
+        """Whether somebody lives, or is cached, whose prompt opens like that."""
+        if opening in self.openings:
+            self.account()
+        return opening in self.openings
 
     def cached_runs(self) -> list[tuple[Request, list[int]]]:
         """(request, blocks of its first tokens that are cached and free), from the front."""

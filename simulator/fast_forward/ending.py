@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import FinishReason
 from pagetwin.simulator.token_source import ScriptedTokens
@@ -13,20 +12,6 @@ class Ending(NamedTuple):
 
     num_output_tokens: int
     reasons: tuple[FinishReason]
-
-
-def longest_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
-    """Output tokens at which a limit on the length ends a sequence of the request (P5.1a)."""
-    prompt = request.num_prompt_tokens
-    longest = min(scheduler.max_model_len - prompt, pool_output(request, cache, scheduler))
-    max_tokens = request.sampling_params.max_tokens
-    return longest if max_tokens is None else min(longest, max_tokens)
-
-
-def pool_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
-    """Output tokens at which the pool ends it: the first that, with the lookahead, do not fit."""
-    usable_tokens = (cache.num_blocks - 1) * cache.block_size
-    return usable_tokens - scheduler.num_lookahead_slots + 1 - request.num_prompt_tokens
 
 
 def first_stop(

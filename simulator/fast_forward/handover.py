@@ -52,7 +52,7 @@ def _fill_pool(state: State, counted: CountedReplica, tokens: ScriptedTokens) ->
     pool.free.clear()
     pool.free.update(dict.fromkeys(counted.pool.free))
     for request, block_ids in counted.pool.cached_runs():
-        group = TwinGroup(request)
+        group = state.new_group(request)
         num_tokens = len(block_ids) * state.cache.block_size
         seq = TwinSequence(group, 0, _first_tokens(group, num_tokens, tokens), table=[*block_ids])
         _cache_full_blocks(state, seq, len(block_ids))
@@ -62,7 +62,8 @@ def _start(
     state: State, counted: CountedReplica, seq: CountedSequence, tokens: ScriptedTokens
 ) -> None:
     num_tokens = seq.num_prompt_tokens + seq.num_outputs(counted.num_steps)
-    group = TwinGroup(seq.request, was_scheduled=True)
+    group = state.new_group(seq.request)
+    group.was_scheduled = True
     twin = TwinSequence(
         group,
         0,
@@ -80,7 +81,7 @@ def _start(
         state.pool.holders[block_id] = 1
     if state.cache.enable_prefix_caching:
         _cache_full_blocks(state, twin, twin.num_computed_tokens // state.cache.block_size)
-    tokens.resume(seq.request, num_tokens=num_tokens, num_computed_tokens=twin.num_computed_tokens)
+    tokens.resume(seq.request, num_tokens)
 
 
 def _first_tokens(group: TwinGroup, num_tokens: int, tokens: ScriptedTokens) -> list[int]:

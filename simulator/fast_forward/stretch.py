@@ -13,7 +13,8 @@ from typing import NamedTuple
 from pagetwin.engine.step import StepPlan
 from pagetwin.simulator.cost_model import CostModel, StepComposition
 from pagetwin.simulator.fast_forward.admission import admits_nothing
-from pagetwin.simulator.fast_forward.ending import first_stop, longest_output
+from pagetwin.simulator.fast_forward.ending import first_stop
+from pagetwin.simulator.quiet import decodes
 from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import State
 from pagetwin.simulator.step_clock import StepClock, alone_line, decode_parts
@@ -106,7 +107,7 @@ def find_stretch(
     first_takes = tuple(
         len(seq.table) * block_size - lookahead - seq.num_planned_computed for seq in rows
     )
-    num_steps = min(_steps_left(state, seq) for seq in rows)
+    num_steps = min(_steps_left(seq) for seq in rows)
     num_steps = _steps_without_shortage(first_takes, num_steps, state)
     for seq in rows:
         num_steps = _steps_without_stop(seq, tokens, num_steps)
@@ -165,24 +166,13 @@ def _only_decodes(plan: StepPlan, state: State) -> bool:
 
 
 def _decodes(state: State, seq: TwinSequence) -> bool:
-    """It has tokens of its own, needs one more step for each, and writes no shared block."""
-    is_plain = not (seq.group.is_beam_search or seq.group.will_split)
-    num_tokens = len(seq.token_ids)
-    has_output = seq.num_output_tokens(num_tokens) > 0
-    if not (is_plain and has_output and num_tokens - seq.num_computed_tokens == 1):
-        return False
-    if seq.num_planned_tokens - seq.num_planned_computed != 1:
-        return False
-    if seq.seq_id not in state.rows_valid:
-        return False
-    first = seq.num_planned_computed // state.cache.block_size
-    return not any(state.pool.is_shared(block_id) for block_id in seq.table[first:])
+    """It decodes in the step in flight, if there is one, and in the next."""
+    return decodes(state, seq) and seq.num_planned_tokens - seq.num_planned_computed == 1
 
 
-def _steps_left(state: State, seq: TwinSequence) -> int:
+def _steps_left(seq: TwinSequence) -> int:
     """Steps that leave it short of every limit on its length (P5.1a)."""
-    longest = longest_output(seq.group.request, state.cache, state.scheduler)
-    return longest - seq.num_output_tokens(len(seq.token_ids)) - 1
+    return seq.group.length_cap - len(seq.token_ids) - 1
 
 
 def _num_takes(first_takes: tuple[int, ...], num_plans: int, block_size: int) -> int:
