@@ -127,6 +127,12 @@ class ReplicaProcess:
             num_usable_blocks=self._num_usable_blocks,
         )
 
+    def catch_up(self) -> None:
+        """Reports what has happened up to now; nothing, where that was reported when it did."""
+
+    def report_at_once(self) -> None:
+        """From now on reports come when they happen, where that was put off (`CountedProcess`)."""
+
     def result(self) -> SimulationResult:
         """What it has done so far."""
         return self.times.result(self.scheduler.counters())

@@ -69,6 +69,11 @@ class Gateway:
     def now(self) -> int:
         return int(self._env.now)
 
+    def catch_up(self) -> None:
+        """Hears all that nodes have put off to report."""
+        for node in self.nodes:
+            node.catch_up()
+
     def num_waiting(self, role: Role) -> int:
         """Requests that no node of the role could be given."""
         return len(self._waiting[role])
@@ -80,7 +85,7 @@ class Gateway:
             journey.first_token = now
 
     def finished(self, node: Node, timings: RequestTimings) -> None:
-        """A node has done its part of a request."""
+        """A node has done its part of a request, now or, where that changes nothing, before."""
         journey = self.journeys[timings.request_id]
         node.left()
         journey.take(timings)
@@ -88,7 +93,8 @@ class Gateway:
         if node.pool.role == "prefill":
             rest = decode_part(journey.arrival.request, node.pool.scheduler.max_model_len)
         if rest is None:
-            self._end(journey, Outcome.FINISHED)
+            assert timings.finish_ticks is not None
+            self._end(journey, Outcome.FINISHED, at=timings.finish_ticks)
         else:
             self._carry(journey, node, rest)
         node.turn_off_if_idle(self.now)
@@ -121,9 +127,12 @@ class Gateway:
                 yield At(self._env, ticks)
             self._arrive(arrival)
         self._num_to_come -= 1
+        for node in self.nodes:
+            node.report_at_once()
         self._check_over()
 
     def _arrive(self, arrival: Arrival) -> None:
+        self.catch_up()
         journey = self.journeys.begin(arrival, self.now)
         role = self._cluster.entry_role
         nodes = self._routable(role)
@@ -191,9 +200,13 @@ class Gateway:
         journey.num_output_tokens = journey.longest_output = 0
         self._dispatch(journey, self._entry_part(journey), self._cluster.entry_role)
 
-    def _end(self, journey: Journey, outcome: Outcome, reason: str = "") -> None:
-        self.journeys.end(journey, outcome, self.now, reason)
-        after = self._stream.follow_up(journey.request_id, to_seconds(self.now))
+    def _end(
+        self, journey: Journey, outcome: Outcome, reason: str = "", *, at: int | None = None
+    ) -> None:
+        """It ends at tick `at`, or now."""
+        now = self.now if at is None else at
+        self.journeys.end(journey, outcome, now, reason)
+        after = self._stream.follow_up(journey.request_id, to_seconds(now))
         if after is not None:
             self._num_to_come += 1
             # Rounding may put it a tick into the past.

@@ -80,13 +80,27 @@ class Node:
         assert self._replica is not None
         return self._replica.load()
 
-    def check(self) -> None:
-        """The replica's books agree with the gateway's."""
-        if self._replica is not None and self.load().num_outstanding != self.num_outstanding:
+    def catch_up(self) -> None:
+        """Reports what its replica has done up to now, if that was put off."""
+        if self._replica is not None:
+            self._replica.catch_up()
+
+    def report_at_once(self) -> None:
+        """From now on nothing is put off."""
+        if self._replica is not None:
+            self._replica.report_at_once()
+
+    def checked_load(self) -> ReplicaLoad | None:
+        """The replica's load, if there is one; its books agree with the gateway's."""
+        if self._replica is None:
+            return None
+        load = self.load()
+        if load.num_outstanding != self.num_outstanding:
             raise AssertionError(
-                f"node {self.number} has {self.load().num_outstanding} requests, by the gateway's "
+                f"node {self.number} has {load.num_outstanding} requests, by the gateway's "
                 f"books {self.num_outstanding}"
             )
+        return load
 
     def start(self, now: int) -> None:
         """Begins to start; whoever calls it calls `ready` later."""

@@ -45,6 +45,15 @@ class ClusterRun:
         skip_unfit: bool,
     ) -> None:
         policy.check_against(cluster)
+        failures = cluster.failures
+        # Then nobody acts on an end or a first token but who looks at the books, and is told first.
+        self._may_report_late = not (
+            stream.reacts
+            or cluster.link is not None
+            or policy.autoscaling is not None
+            or failures.outages
+            or failures.mtbf_s is not None
+        )
         self._costs = {pool.name: _costs(pool, cost_model) for pool in cluster.pools}
         self._env = simpy.Environment()
         self._seed = seed
@@ -72,7 +81,7 @@ class ClusterRun:
         with self._files:
             self._env.run(until=self._gateway.over)
             for node in self._gateway.nodes:
-                node.check()
+                node.checked_load()
                 node.close(self._gateway.now)
         conservation = self._gateway.journeys.conservation()
         if conservation.num_arrived == 0:
@@ -131,6 +140,7 @@ class ClusterRun:
                 tokens,
                 on_first_token=gateway.first_token,
                 on_finish=on_finish,
+                may_report_late=self._may_report_late,
             )
         else:
             kind = FastForwardProcess if self._fast_forward else ReplicaProcess

@@ -9,7 +9,6 @@ from array import array
 import simpy
 
 from pagetwin.simulator.cluster.gateway import Gateway, schedule
-from pagetwin.simulator.cluster.node import Node, State
 
 MAX_SAMPLES = 1024
 FIRST_PAUSE = 10**11
@@ -38,9 +37,9 @@ class Timeline:
 
     def _look(self) -> None:
         gateway = self._gateway
-        loads = [node.load() for node in gateway.nodes if _has_replica(node)]
-        for node in gateway.nodes:
-            node.check()
+        gateway.catch_up()
+        seen = [node.checked_load() for node in gateway.nodes]
+        loads = [load for load in seen if load is not None]
         at_gateway = sum(gateway.num_waiting(role) for role in ("serve", "prefill", "decode"))
         usable = sum(load.num_usable_blocks for load in loads)
         values = (
@@ -58,7 +57,3 @@ class Timeline:
             self.columns = {name: column[::2] for name, column in self.columns.items()}
             self._pause *= 2
         schedule(self._env, self.columns["time"][-1] + self._pause, self._look)
-
-
-def _has_replica(node: Node) -> bool:
-    return node.state in (State.SERVING, State.DRAINING)

@@ -83,6 +83,8 @@ class CountedReplica:
         self._on_first_token = on_first_token
         self.gaps: TokenGaps | None = None
         """To be set by whoever wants the gaps between tokens counted."""
+        self.num_promised_blocks = 0
+        """What those who are there hold when they end."""
         self.may_admit = False
         """Whether the first that waits may find room; what it lacks comes with an end only."""
         self._num_joined = 0
@@ -95,6 +97,9 @@ class CountedReplica:
             self.pool.openings.add(start)
         seq = CountedSequence(request, self.num_submitted, now, ending, start)
         self.num_submitted += 1
+        self.num_promised_blocks += self._blocks_for(
+            seq.num_prompt_tokens + seq.num_output_tokens - 1
+        )
         self.live[request.request_id] = seq
         if self.decoding or self.prefilling is not None or self.waiting:
             if self.now < now:
@@ -122,6 +127,11 @@ class CountedReplica:
             evictions=self.pool.num_evictions,
             finished=self.num_finished,
         )
+
+    @property
+    def has_room_for_all(self) -> bool:
+        """Whether blocks cannot be short before somebody else comes."""
+        return self.num_promised_blocks < self.cache.num_blocks
 
     @property
     def running(self) -> list[CountedSequence]:
@@ -222,6 +232,8 @@ class CountedReplica:
     def steps_without_shortage(self, num_steps: int) -> int:
         """How many of the steps the free blocks suffice for."""
         num_free = self.pool.num_free
+        if len(self.decoding) * (num_steps // self.block_size + 1) <= num_free:
+            return num_steps
         for step in range(num_steps):
             num_free -= len(self.takers[(self.num_steps + step) % self.block_size])
             if num_free < 0:
@@ -231,15 +243,13 @@ class CountedReplica:
     def _decode(self, num_steps: int, duration: int) -> bool:
         """False if blocks are short; those before the shortage are done."""
         count = len(self.decoding)
-        is_short = False
-        if count * (num_steps // self.block_size + 1) > self.pool.num_free:
-            suffice = self.steps_without_shortage(num_steps)
-            is_short = suffice < num_steps
-            if is_short:
-                num_steps = suffice
-                base, slope, _ = self.line
-                grown = count * (num_steps * (num_steps - 1) // 2)
-                duration = num_steps * (base + slope * self.num_context_tokens) + slope * grown
+        suffice = self.steps_without_shortage(num_steps)
+        is_short = suffice < num_steps
+        if is_short:
+            num_steps = suffice
+            base, slope, _ = self.line
+            grown = count * (num_steps * (num_steps - 1) // 2)
+            duration = num_steps * (base + slope * self.num_context_tokens) + slope * grown
         if num_steps > 0:
             if self.gaps is not None:
                 base, slope, _ = self.line
@@ -282,6 +292,7 @@ class CountedReplica:
         num_full = num_computed // self.block_size
         self.pool.release(seq.block_table, num_full, seq.request, seq.opening)
         self.num_finished += 1
+        self.num_promised_blocks -= len(seq.block_table)
         self.may_admit = True
         request_id, count, now = seq.request.request_id, seq.num_output_tokens, self.now
         del self.live[request_id]

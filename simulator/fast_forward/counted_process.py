@@ -1,6 +1,7 @@
 """Decides how a replica that is counted lives in a SimPy environment, and when it stops being so.
 
-It sleeps until the next step that gives a first token, ends a sequence or lets somebody in. What
+It sleeps until the next step that gives a first token, ends a sequence or lets somebody in. Where
+nobody acts on what it reports, it sleeps on, and reports when it is asked for anything. What
 cannot be counted (an abort, a shared prefix, a shortage of blocks) hands the replica over to
 `FastForwardProcess`, in mid-step if need be, and there it stays.
 """
@@ -39,7 +40,10 @@ class CountedProcess(FastForwardProcess):
         *,
         on_first_token: FirstToken | None = None,
         on_finish: Finished | None = None,
+        may_report_late: bool = False,
     ) -> None:
+        """With `may_report_late` reports wait, with their ticks, for `catch_up`, until
+        `report_at_once` is called."""
         super().__init__(
             env,
             Replica(cache, scheduler),
@@ -51,6 +55,7 @@ class CountedProcess(FastForwardProcess):
         self._counted: CountedReplica | None = CountedReplica(
             cache, scheduler, cost_model, self.times.note_end, self.times.note_first_token
         )
+        self._may_report_late = may_report_late
         self._sleeps = False
         """Whether it waits where an interrupt is expected."""
         self._is_decoding = False
@@ -83,7 +88,8 @@ class CountedProcess(FastForwardProcess):
         counted.submit(request, self._now, end)
         if self._is_decoding:
             self._rouse()
-        self._wake_up()
+        if not self._reports_late:
+            self._wake_up()
         return True
 
     def abort(self, request_id: str) -> bool:
@@ -92,6 +98,21 @@ class CountedProcess(FastForwardProcess):
                 return False
             self.hand_over()
         return super().abort(request_id)
+
+    @property
+    def _reports_late(self) -> bool:
+        """Whether it need not wake of itself: a shortage of blocks would have to be seen coming."""
+        counted = self._counted
+        return self._may_report_late and counted is not None and counted.has_room_for_all
+
+    def catch_up(self) -> None:
+        if self._counted is not None and self._may_report_late:
+            self._counted.advance(self._now)
+            self.times.tell()
+
+    def report_at_once(self) -> None:
+        self._may_report_late = False
+        self._wake_up()
 
     def load(self) -> ReplicaLoad:
         if self._counted is None:
@@ -118,7 +139,7 @@ class CountedProcess(FastForwardProcess):
             self.times.tell()
             if self._counted is None:
                 break  # somebody who was told did what cannot be counted
-            change = next_change(self._counted)
+            change = None if self._reports_late else next_change(self._counted)
             if change is not None and change <= self._now:
                 self._go_on_plainly()
                 break

@@ -44,6 +44,8 @@ class ClosedLoop(msgspec.Struct, frozen=True, kw_only=True):
 class ClosedStream:
     """The users, and which request is whose."""
 
+    reacts = True
+
     def __init__(self, loop: ClosedLoop, seed: int) -> None:
         self._users = [_User(loop, seed, number) for number in range(loop.num_users)]
         self._extent = loop.extent

@@ -32,6 +32,10 @@ class _FasterStream:
         self._stream = stream
         self._factor = factor
 
+    @property
+    def reacts(self) -> bool:
+        return self._stream.reacts
+
     def arrivals(self) -> Iterator[Arrival]:
         for arrival in self._stream.arrivals():
             arrival_s = arrival.request.arrival_s / self._factor

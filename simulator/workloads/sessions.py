@@ -87,6 +87,8 @@ class _Session:
 class SessionStream:
     """The sessions under way."""
 
+    reacts = True
+
     def __init__(self, sessions: Sessions, seed: int) -> None:
         self._sessions = sessions
         self._seed = seed

@@ -28,6 +28,10 @@ class TrimmedStream:
         self._stream = stream
         self._max_model_len = max_model_len
 
+    @property
+    def reacts(self) -> bool:
+        return self._stream.reacts
+
     def arrivals(self) -> Iterator[Arrival]:
         return (self._trimmed(arrival) for arrival in self._stream.arrivals())
 

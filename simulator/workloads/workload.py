@@ -22,6 +22,11 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 class Stream(Protocol):
     """A workload under way, for one seed."""
 
+    @property
+    def reacts(self) -> bool:
+        """Whether the end of a request may bring another one."""
+        ...
+
     def arrivals(self) -> Iterator[Arrival]:
         """The requests that come whatever happens, by `arrival_s`; to be drawn lazily, once."""
         ...
@@ -40,6 +45,8 @@ class Workload(Protocol):
 
 class OpenStream:
     """Arrivals that nothing can hold up."""
+
+    reacts = False
 
     def __init__(self, arrivals: Iterator[Arrival]) -> None:
         self._arrivals = arrivals
