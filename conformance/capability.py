@@ -37,6 +37,8 @@ class Flag(StrEnum):
     IGNORE_EOS = "ignore_eos"
     STOP_TOKENS = "stop_tokens"
     STOP_STRINGS = "stop_strings"
+    SHOWN_STOP_STRINGS = "shown_stop_strings"
+    """A request can ask for its stop string at the end of the text."""
     MIN_TOKENS = "min_tokens"
     """No end of sequence, stop token or stop string ends an output before so many tokens."""
     OWN_EOS = "own_eos"

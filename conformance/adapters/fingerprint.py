@@ -40,6 +40,7 @@ class FingerprintAdapter(WithoutModelAdapter):
             Flag.FAULT_INJECTION: YES,
             Flag.TEXT: WITH_TEXT,
             Flag.STOP_STRINGS: WITH_TEXT,
+            Flag.SHOWN_STOP_STRINGS: WITH_TEXT,
             Flag.STREAMING: WITH_TEXT,
         }
         return Capabilities(super().capabilities().support | own)

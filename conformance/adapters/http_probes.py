@@ -136,6 +136,11 @@ def _stops(ask: Ask) -> dict[Flag, Support]:
         support[Flag.STOP_STRINGS] = _yes_if(
             mark not in str(_first(cut).get("text")), f"stop=[{mark!r}] did not cut {text!r}"
         )
+        _, cut = ask({"max_tokens": 8, "stop": [mark], "include_stop_str_in_output": True})
+        support[Flag.SHOWN_STOP_STRINGS] = _yes_if(
+            str(_first(cut).get("text")).endswith(mark),
+            "include_stop_str_in_output did not leave the stop string in the text",
+        )
     return support
 
 

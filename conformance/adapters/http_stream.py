@@ -23,6 +23,7 @@ SENT = (
     "frequency_penalty",
     "repetition_penalty",
     "min_tokens",
+    "include_stop_str_in_output",
 )
 """Sampling parameters that are sent where they are not at their defaults."""
 

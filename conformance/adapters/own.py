@@ -64,6 +64,7 @@ _INVARIANT = (
 _OTHERS = {
     Flag.TEXT: conditional("in sessions that ask for text"),
     Flag.STOP_STRINGS: conditional("in sessions that ask for text"),
+    Flag.SHOWN_STOP_STRINGS: conditional("in sessions that ask for text"),
     Flag.RAW_LOGITS: no("logits stay inside; log-probabilities come out"),
     Flag.SUPPORT_MASK: no("the sampler does not hand out its masks"),
     Flag.KV_EVENTS: no("its records say which blocks are cached"),

@@ -166,13 +166,14 @@ class _Round:
 
     def _judge_strings(self) -> Evidence:
         stops = [self._draw_stop(answer.text) for answer in self._whole]
+        shown = self._can.has(Flag.SHOWN_STOP_STRINGS)
         params = [
             SamplingParams(
                 **_GREEDY,
                 max_tokens=NUM_TOKENS,
                 stop=(stop,) if stop else (),
                 ignore_eos=True,
-                include_stop_str_in_output=i % 2 == 1,
+                include_stop_str_in_output=shown and i % 2 == 1,
             )
             for i, stop in enumerate(stops)
         ]
@@ -186,19 +187,19 @@ class _Round:
             if not stop:
                 continue
             begin = whole.text.index(stop)
-            shown = whole.text[: begin + len(stop) * one.include_stop_str_in_output]
+            said = whole.text[: begin + len(stop) * one.include_stop_str_in_output]
             goals["ends by stop string"] += answer.reason == "stop"
             goals["stop strings over several tokens"] += len(before) > begin
             if (
                 answer.reason != "stop"
-                or answer.text != shown
+                or answer.text != said
                 or answer.token_ids != whole.token_ids[: len(answer.token_ids)]
                 or stop not in up_to
                 or stop in before
             ):
                 wrong.append(
                     f"{answer.text!r} after {len(answer.token_ids)} tokens with reason "
-                    f"{answer.reason!r}, not {shown!r} with 'stop'; the stop string is {stop!r}, "
+                    f"{answer.reason!r}, not {said!r} with 'stop'; the stop string is {stop!r}, "
                     f"and those tokens say {up_to!r}, all but the last {before!r}"
                 )
         return evidence_of(STRINGS, sum(map(bool, stops)), wrong, goals)

@@ -63,7 +63,8 @@ def _params(questions: Questions, setting: Setting, adapter: Adapter) -> list[di
         if can.has(Flag.STOP_STRINGS) and text and number % 2:
             begin = random.randrange(len(text))
             one["stop"] = (text[begin : begin + 1 + number % 3],)
-            one["include_stop_str_in_output"] = number % 4 == 1
+            shown = number % 4 == 1 and can.has(Flag.SHOWN_STOP_STRINGS)
+            one["include_stop_str_in_output"] = shown
         if can.has(Flag.STOP_TOKENS) and number % 3 == 0:
             one["stop_token_ids"] = (random.randrange(setting.vocab_size),)
         made.append(one)

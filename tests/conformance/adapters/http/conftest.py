@@ -123,12 +123,14 @@ def _events(
                 break
         for number, token in enumerate(output):
             word = f" t{token}"
-            if any(mark in word for mark in body.get("stop", ())):
-                word, reason = "", "stop"
-            last = number == len(output) - 1 or not word
+            mark = next((mark for mark in body.get("stop", ()) if mark in word), None)
+            if mark is not None:
+                shown = len(mark) if body.get("include_stop_str_in_output") else 0
+                word, reason = word[: word.index(mark) + shown], "stop"
+            last = number == len(output) - 1 or mark is not None
             yield {"choices": [_choice(body, index, token, word, reason if last else None)]}
             total += 1
-            if not word:
+            if mark is not None:
                 break
     cached = _cached(behaviour, prompt)
     usage = {
