@@ -21,12 +21,23 @@ def kernel_table(report: KernelReport, peers: Iterable[Peers]) -> Table:
     return Table(columns, rows, num_left=3)
 
 
-def kernel_grid(report: KernelReport) -> Table:
+def best_ceilings(report: KernelReport, peers: Iterable[Peers]) -> Ceilings:
+    """The higher of what the device and, when the peers ran, another of its kind have reached."""
+    peer, now = measured_on(report.device, peers), report.ceilings
+    then = peer.ceilings if peer else {}
+    return Ceilings(
+        copy_gb_per_s=max(now.copy_gb_per_s, then.get("copy_gb_per_s", 0.0)),
+        matmul_tflops=max(now.matmul_tflops, then.get("matmul_bf16_tflops", 0.0)),
+    )
+
+
+def kernel_grid(report: KernelReport, peers: Iterable[Peers]) -> Table:
     """What is compared with no peer: microseconds by rows, and the share of the nearer ceiling."""
+    ceilings = best_ceilings(report, peers)
     others = [row for row in report.rows if row.compared_with is None]
     columns = sorted({row.rows for row in others})
     kinds = dict.fromkeys((row.kernel, row.shape) for row in others)
-    cells = {(row.kernel, row.shape, row.rows): _in_grid(row, report.ceilings) for row in others}
+    cells = {(row.kernel, row.shape, row.rows): _in_grid(row, ceilings) for row in others}
     rows = [[*kind, *(cells.get((*kind, count), "") for count in columns)] for kind in kinds]
     return Table(["kernel", "shape", *map(str, columns)], rows, num_left=2)
 

@@ -21,7 +21,12 @@ from pagetwin.reports.fidelity_table import (
     whatif_error_table,
 )
 from pagetwin.reports.invariance_table import invariance_table
-from pagetwin.reports.kernel_table import attention_table, ceilings_table, kernel_grid
+from pagetwin.reports.kernel_table import (
+    attention_table,
+    best_ceilings,
+    ceilings_table,
+    kernel_grid,
+)
 from pagetwin.reports.offline_table import floor_table, offline_table, startup_table, step_table
 from pagetwin.reports.results import DeviceResults, NotComparable, Results
 from pagetwin.reports.setup_table import setup_table
@@ -39,7 +44,7 @@ def _floors(results: DeviceResults) -> Table:
         raise NotComparable(
             f"the engine ran on {offline.device}, the ceilings are of {kernels.device}"
         )
-    ceilings = kernels.ceilings
+    ceilings = best_ceilings(kernels, results.peers)
     return floor_table(offline, gb_per_s=ceilings.copy_gb_per_s, tflops=ceilings.matmul_tflops)
 
 
@@ -67,7 +72,7 @@ DEVICE_TABLES: dict[str, Callable[[DeviceResults], Table]] = {
     "steps": lambda on: step_table(on.offline),
     "floors": _floors,
     "attention": lambda on: attention_table(on.kernels, on.peers),
-    "kernels": lambda on: kernel_grid(on.kernels),
+    "kernels": lambda on: kernel_grid(on.kernels, on.peers),
 }
 
 FIDELITY_TABLES: dict[str, Callable[[DeviceResults], Table]] = {

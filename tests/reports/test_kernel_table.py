@@ -6,6 +6,7 @@ import pytest
 from pagetwin.conformance.bench.kernel_result import Ceilings, KernelReport, KernelRow
 from pagetwin.reports.kernel_table import (
     attention_table,
+    best_ceilings,
     ceilings_line,
     ceilings_table,
     failures,
@@ -99,9 +100,17 @@ def test_a_peer_that_did_not_run_leaves_its_cells_empty(report: KernelReport) ->
 
 
 def test_a_grid_has_a_column_for_each_number_of_rows(report: KernelReport) -> None:
-    table = kernel_grid(report)
+    table = kernel_grid(report, [])
     assert table.columns == ["kernel", "shape", "1", "7"]
     assert table.rows == [["rms_norm", "64", "10.0 (50%)", ""], ["odd", "9", "", "failed"]]
+
+
+def test_shares_are_of_the_higher_ceiling_of_the_same_device(report: KernelReport) -> None:
+    """The peers' copy was faster, their product slower."""
+    assert best_ceilings(report, [PEERS]) == Ceilings(copy_gb_per_s=1234.5, matmul_tflops=400.0)
+    assert kernel_grid(report, [PEERS]).rows[0][2] == "10.0 (25%)"
+    elsewhere = msgspec.structs.replace(PEERS, device="a GPU of another kind")
+    assert best_ceilings(report, [elsewhere]) == report.ceilings
 
 
 def test_ceilings_stand_beside_those_of_the_peers_day(report: KernelReport) -> None:
