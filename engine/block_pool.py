@@ -38,6 +38,11 @@ class BlockPool:
     def num_cached(self) -> int:
         return len(self._cached)
 
+    @property
+    def empty_blocks(self) -> list[int]:
+        """Free blocks that cache nothing, in the order in which they are taken."""
+        return [block_id for block_id in self._free if self._keys[block_id] is None]
+
     def take(self) -> int:
         """Takes the front free block, evicting what it cached; its count becomes 1."""
         block_id = self._free.take()

@@ -101,6 +101,10 @@ class Scheduler:
         """Device blocks of a sequence; empty for one that holds none."""
         return self._state.blocks.get_block_table(seq_id)
 
+    def empty_blocks(self) -> list[int]:
+        """Device blocks that nobody holds and that cache nothing: what is there is of no use."""
+        return self._state.blocks.pool.empty_blocks
+
     def check_invariants(self) -> None:
         """Recounts everything the slow way; AssertionError on a difference."""
         state = self._state

@@ -26,7 +26,14 @@ from pagetwin.engine.trace import Record
 
 ANSWER_TIMEOUT_S = 120.0
 """For anything but `run`: a model may have to be loaded."""
-NOT_OVER_A_PIPE = (Flag.STEP_CONTROL, Flag.SCORE, Flag.FORCE_PREEMPT, Flag.FAULT_INJECTION)
+NOT_OVER_A_PIPE = (
+    Flag.STEP_CONTROL,
+    Flag.SCORE,
+    Flag.FORCE_PREEMPT,
+    Flag.FAULT_INJECTION,
+    Flag.READ_KV,
+    Flag.POISON,
+)
 
 Answer = TypeVar("Answer")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pagetwin.conformance.adapters.faulty_session import FaultyOwnSession
+from pagetwin.conformance.adapters.memory_session import MemoryOwnSession
 from pagetwin.conformance.adapters.options import read_options
 from pagetwin.conformance.adapters.own_session import OwnSession
 from pagetwin.conformance.adapters.protocol import (
@@ -40,6 +41,8 @@ from pagetwin.kernels.trial import Span
 RANDOM = "random"
 FLAGS = (
     *SCHEDULER_FLAGS,
+    Flag.READ_KV,
+    Flag.POISON,
     Flag.STREAMING,
     Flag.TEMPERATURE,
     Flag.PENALTIES,
@@ -68,9 +71,9 @@ _OTHERS = {
     Flag.RAW_LOGITS: no("logits stay inside; log-probabilities come out"),
     Flag.SUPPORT_MASK: no("the sampler does not hand out its masks"),
     Flag.KV_EVENTS: no("its records say which blocks are cached"),
-    Flag.FORCE_PREEMPT: no("preemptions come from the policy alone; use a small pool"),
-    Flag.READ_KV: no("K and V stay inside"),
-    Flag.POISON: no("K and V stay inside"),
+    Flag.FORCE_PREEMPT: no(
+        "preemptions come from the policy alone; fault.allocation makes memory short"
+    ),
     Flag.VIRTUAL_CLOCK: no("it computes in real time"),
 }
 
@@ -214,7 +217,7 @@ class OwnAdapter:
             clock=strikes.clock(time.monotonic),
         )
         if config.fault is None:
-            return OwnSession(self.describe(), engine, history)
+            return MemoryOwnSession(self.describe(), engine, history, runner.kv_cache)
         batch = runner.batch
         return FaultyOwnSession(
             self.describe(),

@@ -204,6 +204,24 @@ class FaultySession(SteppingSession, Protocol):
 
 
 @runtime_checkable
+class MemorySession(SteppingSession, Protocol):
+    """Flag.READ_KV and Flag.POISON: what is in the blocks can be seen, and, where nothing of worth
+    stands, spoilt. Between steps only."""
+
+    def empty_blocks(self) -> Sequence[int]:
+        """Device blocks that nobody holds and that cache nothing."""
+        ...
+
+    def read_block(self, block_id: int, *, of_host: bool = False) -> "Tensor":
+        """A copy of the block: [num_layers, 2, block_size, num_kv_heads, head_size], on the CPU."""
+        ...
+
+    def poison(self, block_id: int, *, first_slot: int = 0) -> None:
+        """NaN in the device block's slots from `first_slot` on, keys and values of all layers."""
+        ...
+
+
+@runtime_checkable
 class ResettableSession(Session, Protocol):
     """Flag.RESET_CACHE."""
 

@@ -51,6 +51,10 @@ class Answer(NamedTuple):
     """What was shown of it as text, where the session has text."""
 
 
+NO_ANSWER = Answer((), (), (), "")
+"""What agrees with no other."""
+
+
 class Outcome(NamedTuple):
     """What a course came to."""
 
@@ -187,5 +191,5 @@ def answers_of(observed: Sequence[AnyObservation]) -> dict[str, dict[int, Answer
 
 
 def answer_to(outcome: Outcome, request_id: str, sample_index: int = 0) -> Answer:
-    """The sample's answer; an empty one, which agrees with no other, if nothing came."""
-    return outcome.answers.get(request_id, {}).get(sample_index, Answer((), (), (), ""))
+    """The sample's answer; NO_ANSWER if nothing came."""
+    return outcome.answers.get(request_id, {}).get(sample_index, NO_ANSWER)

@@ -26,6 +26,8 @@ from pagetwin.engine.request import Request
 from pagetwin.engine.trace import PlanRecord, Record, ResultRecord
 
 NUM_LATE_SEEDS = 12
+SHORT_EVERY = (5, 7, 11)
+"""Plans from one without blocks to the next."""
 
 
 class CampaignReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +162,12 @@ def _counted(make: Callable[[int], AnyFault]) -> Places:
     return lambda sound, setting: (make(number) for number in range(sound.steps + 1))
 
 
+def _shortages(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
+    """Each plan by itself, and then plans again and again, as often as all still get ahead."""
+    yield from (PoolEmpty(number=number) for number in range(sound.steps + 1))
+    yield from (PoolEmpty(number=every, every=every) for every in SHORT_EVERY)
+
+
 def _swaps(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
     """As many as there are the first time; both times are alike but for what is cached."""
     plans = [one.plan for one in sound.records if isinstance(one, PlanRecord)]
@@ -187,7 +195,7 @@ def _late(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
 
 
 _PLACES: Mapping[str, Places] = {
-    PoolEmpty.property_id: _counted(lambda number: PoolEmpty(number=number)),
+    PoolEmpty.property_id: _shortages,
     StepFails.property_id: _counted(lambda number: StepFails(number=number)),
     SwapFails.property_id: _swaps,
     RowFails.property_id: _tokens,

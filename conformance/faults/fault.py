@@ -22,14 +22,22 @@ class Fault(
 
 
 class PoolEmpty(Fault, frozen=True, kw_only=True, tag="pool_empty"):
-    """While plan `number` is made (from 0) the pool gives out no block."""
+    """While plan `number` is made (from 0) the pool gives out no block; nor while every
+    `every`-th plan after it is, unless that is 0."""
 
     property_id = "fault.allocation"
     twin_follows = False
     number: int
+    every: int = 0
+
+    def strikes(self, number: int) -> bool:
+        """Whether it strikes plan `number`."""
+        since = number - self.number
+        return since == 0 or (self.every > 0 and since > 0 and since % self.every == 0)
 
     def __str__(self) -> str:
-        return f"no block is given out in plan {self.number}"
+        again = f", and every {self.every} plans from there" if self.every else ""
+        return f"no block is given out in plan {self.number}{again}"
 
 
 class StepFails(Fault, frozen=True, kw_only=True, tag="step_fails"):

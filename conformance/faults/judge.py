@@ -6,9 +6,9 @@ from typing import NamedTuple
 from pagetwin.conformance.capability import Capabilities, Flag
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.experiments.agreement import compare
-from pagetwin.conformance.experiments.asking import Answer
-from pagetwin.conformance.faults.fault import AnyFault
-from pagetwin.conformance.faults.lab import Outcome
+from pagetwin.conformance.experiments.asking import NO_ANSWER, Answer
+from pagetwin.conformance.faults.fault import AnyFault, RowFails
+from pagetwin.conformance.faults.lab import AGAIN, Outcome
 from pagetwin.conformance.history import header
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.conformance.properties import Violation, violation
@@ -23,7 +23,6 @@ _BITS = (
     Flag.INVARIANT_PREEMPT,
 )
 """What an engine must promise for log-probabilities to have equal bits whatever happens."""
-_NOTHING = Answer((), (), (), "")
 _ENDS_OF_THE_HIT = ("error", "abort", "")
 """Reasons with which a request that was hit may end early; none at all if its client hung up."""
 
@@ -52,6 +51,8 @@ class Judge(NamedTuple):
         yield from _leaks(outcome, scenario)
         if not fault.is_noticed and (outcome.plans, outcome.steps) != (sound.plans, sound.steps):
             yield "the engine plans otherwise"
+        if isinstance(fault, RowFails):
+            yield from _without_error(outcome)
         if outcome.accepted_twice:
             yield "a result took effect twice"
         yield from (str(one) for one in check_all(outcome.records))
@@ -68,16 +69,15 @@ class Judge(NamedTuple):
             Flag.CHOSEN_LOGPROB, Flag.INVARIANT_RUN
         ):
             return False, []
-        first = {name for name in outcome.answers if not name.startswith("flush")}
-        names = {name for name in first & set(same_steps.answers) if not _is_again(name)}
-        neighbours = [name for name in sorted(names) if _request(name) not in outcome.hit]
+        first = {name for name in same_steps.answers if not _request(name).endswith(AGAIN)}
+        neighbours = [name for name in sorted(first) if _request(name) not in outcome.hit]
         wrong = [
             f"{name} differs from a run in which the same steps were made: {difference}"
             for name in neighbours
             if (
                 difference := compare(
                     same_steps.answers[name],
-                    outcome.answers[name],
+                    outcome.answers.get(name, NO_ANSWER),
                     dtype=self.dtype,
                     same_bits=True,
                     is_greedy=True,
@@ -88,7 +88,7 @@ class Judge(NamedTuple):
 
     def _answers(self, outcome: Outcome, sound: Outcome, *, same_bits: bool) -> Iterator[str]:
         for name, expected in sound.answers.items():
-            answer = outcome.answers.get(name, _NOTHING)
+            answer = outcome.answers.get(name, NO_ANSWER)
             was_hit = _request(name) in outcome.hit
             if was_hit and answer.reason in _ENDS_OF_THE_HIT:
                 expected = _beginning(expected, len(answer.token_ids), answer.reason)
@@ -97,13 +97,19 @@ class Judge(NamedTuple):
             ).difference
             if difference is not None:
                 yield f"{name} was {'' if was_hit else 'not '}hit, and differs: {difference}"
-        for name in outcome.answers.keys() - sound.answers.keys():
-            if not name.startswith("flush"):
-                yield f"{name} answers, which does not without the fault"
+        for name in sorted(outcome.answers.keys() - sound.answers.keys()):
+            yield f"{name} answers, which does not without the fault"
 
 
 def _beginning(answer: Answer, length: int, reason: str) -> Answer:
     return Answer(answer.token_ids[:length], answer.logprobs[:length], answer.tops[:length], reason)
+
+
+def _without_error(outcome: Outcome) -> Iterator[str]:
+    """Requests whose logits were NaN, and that nobody told so."""
+    failed = {_request(name) for name, one in outcome.answers.items() if one.reason == "error"}
+    for request_id in sorted(outcome.hit - failed):
+        yield f"no sample of {request_id} ends with an error"
 
 
 def _leaks(outcome: Outcome, scenario: Scenario) -> Iterator[str]:
@@ -124,10 +130,6 @@ def _leaks(outcome: Outcome, scenario: Scenario) -> Iterator[str]:
             yield f"{level} is {found} at the end, not {expected}"
     if outcome.num_kept > 2:
         yield f"the executor keeps {outcome.num_kept} rows and requests, not one of each"
-
-
-def _is_again(seq_id: str) -> bool:
-    return _request(seq_id).endswith("-again")
 
 
 def _request(seq_id: str) -> str:

@@ -69,7 +69,17 @@ class Outcome:
         return [msgspec.structs.replace(plan, new_requests=()) for plan in plans]
 
 
-def run(adapter: Adapter, scenario: Scenario) -> Outcome:
+class Watcher:
+    """Looks on, between a driver's turns; one that has something to do overrides a method."""
+
+    def before(self, session: SteppingSession) -> None:
+        """Before a turn: no step is being planned or computed."""
+
+    def after(self, session: SteppingSession) -> None:
+        """After it."""
+
+
+def run(adapter: Adapter, scenario: Scenario, watcher: Watcher | None = None) -> Outcome:
     """Plays the scenario's requests under its fault; then once more, under other names and on the
     same engine, with the fault gone: what it left in the cache shows then.
 
@@ -83,7 +93,7 @@ def run(adapter: Adapter, scenario: Scenario) -> Outcome:
         if not (isinstance(session, SteppingSession) and isinstance(session, ResettableSession)):
             raise AdapterLied(f"{name} claims control over its steps, but its sessions lack it")
         with watched(TIMEOUT_S, name):
-            _Run(session, scenario, outcome).play()
+            _Run(session, scenario, outcome, watcher or Watcher()).play()
     except (EngineTimeout, EngineCrashed) as error:
         outcome.broken.append(str(error))
     except AdapterError:
@@ -98,6 +108,7 @@ def run(adapter: Adapter, scenario: Scenario) -> Outcome:
         outcome.answers = {
             sequence_id(request_id, index): answer
             for request_id, samples in seen.items()
+            if request_id != _FLUSH.request_id
             for index, answer in samples.items()
         }
         session.close()
@@ -107,8 +118,15 @@ def run(adapter: Adapter, scenario: Scenario) -> Outcome:
 class _Run:
     """One life of an engine."""
 
-    def __init__(self, session: SteppingSession, scenario: Scenario, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        session: SteppingSession,
+        scenario: Scenario,
+        outcome: Outcome,
+        watcher: Watcher,
+    ) -> None:
         self._session = session
+        self._watcher = watcher
         self._scenario = scenario
         self._outcome = outcome
         self._fault: AnyFault | None = scenario.fault
@@ -154,7 +172,9 @@ class _Run:
                 request = due.pop(0)[2]
                 name = f"{request.request_id}{suffix}"
                 self._session.submit(msgspec.structs.replace(request, request_id=name))
+            self._watcher.before(self._session)
             self._turn(number)
+            self._watcher.after(self._session)
             number += 1
             if number > MOST_STEPS:
                 self._outcome.broken.append(

@@ -1,6 +1,7 @@
 """What faults strike: a few requests that compete for memory, in several configurations."""
 
 from collections.abc import Sequence
+from random import Random
 
 from pagetwin.conformance.capability import Capabilities, Flag
 from pagetwin.conformance.scenario import Scenario, ScenarioRequest, SubmitEvent
@@ -20,10 +21,13 @@ _REQUESTS: Sequence[tuple[int, str, tuple[int, ...], int, int]] = (
 """(round of its submission, name, prompt, samples, output tokens)."""
 
 
-def settings(can: Capabilities) -> dict[str, Scenario]:
+def settings(can: Capabilities, *, seed: int = 0) -> dict[str, Scenario]:
     """By name: both preemption modes, synchronous or not; requests that share prefixes, one of
-    two samples, in a pool that holds two of them."""
+    two samples, in a pool that holds two of them. `seed` draws other tokens in their places."""
     made = {}
+    tokens = list(range(VOCAB_SIZE))
+    if seed:
+        Random(f"tokens {seed}").shuffle(tokens)
     for mode in ("recompute", "swap"):
         for asynchronous in (False, True):
             cache = CacheConfig(
@@ -39,7 +43,7 @@ def settings(can: Capabilities) -> dict[str, Scenario]:
             made[f"{mode}{'-async' if asynchronous else ''}"] = Scenario(
                 cache=cache,
                 scheduler=limits,
-                requests=tuple(ScenarioRequest(request=one) for one in _requests(can)),
+                requests=tuple(ScenarioRequest(request=one) for one in _requests(can, tokens)),
                 events=tuple(
                     SubmitEvent(round=step, request_id=name) for step, name, *_ in _REQUESTS
                 ),
@@ -48,7 +52,7 @@ def settings(can: Capabilities) -> dict[str, Scenario]:
     return made
 
 
-def _requests(can: Capabilities) -> list[Request]:
+def _requests(can: Capabilities, tokens: Sequence[int]) -> list[Request]:
     """Of several samples each takes the likeliest token, as a greedy request does: then rounding
     can be told from a wrong answer."""
     num_logprobs = None
@@ -57,7 +61,7 @@ def _requests(can: Capabilities) -> list[Request]:
     return [
         Request(
             request_id=name,
-            prompt_token_ids=prompt,
+            prompt_token_ids=tuple(tokens[token] for token in prompt),
             sampling_params=SamplingParams(
                 n=samples,
                 temperature=0.0 if samples == 1 else 1.0,

@@ -61,7 +61,8 @@ class Strikes:
                 e.samples and _request(e.seq_id) == fault.request_id for e in plan.scheduled
             )
             self._rows_fail_now = self._is_now(fault.number, counts=draws)
-            self.hit.add(fault.request_id)
+            if self._rows_fail_now:
+                self.hit.add(fault.request_id)
         elif isinstance(fault, StepFails | SwapFails):
             moves = bool(plan.swap_outs or plan.swap_ins)
             if self._is_now(fault.number, counts=moves or isinstance(fault, StepFails)):
@@ -83,7 +84,7 @@ class Strikes:
     def attach(self, engine: LLMEngine) -> None:
         """Lets the fault strike the engine's plans and results."""
         if isinstance(self.fault, PoolEmpty):
-            self._refuse_blocks(engine, self.fault.number)
+            self._refuse_blocks(engine, self.fault)
         if isinstance(self.fault, ResultTwice):
             self._repeat_results(engine, self.fault.number)
 
@@ -109,13 +110,13 @@ class Strikes:
         self.count += strikes
         return strikes
 
-    def _refuse_blocks(self, engine: LLMEngine, number: int) -> None:
+    def _refuse_blocks(self, engine: LLMEngine, fault: PoolEmpty) -> None:
         scheduler = engine.core.scheduler
         schedule = scheduler.schedule
 
         def schedule_without_blocks() -> StepPlan | None:
             self._num_plans += 1
-            if self.is_over or self._num_plans != number + 1:
+            if self.is_over or not fault.strikes(self._num_plans - 1):
                 return schedule()
             self.count += 1
             with scheduler.without_free_blocks():

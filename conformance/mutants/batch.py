@@ -7,6 +7,22 @@ BATCH = "pagetwin.engine.input_batch:InputBatch"
 
 BATCH_ROWS = (
     Mutant(
+        id="batch.one-slot-too-many",
+        bug="F02",
+        statement="A sequence is said to be one token longer than it is, so that the slot behind "
+        "its last token is read.",
+        expects="mem.no-stale-read",
+        trigger="any step",
+        edits=(
+            Edit(
+                f"{BATCH}.build_inputs",
+                "seq_lens=(starts + counts).astype",
+                "seq_lens=(starts + counts + 1).astype",
+            ),
+        ),
+        also_tried=("kv",),
+    ),
+    Mutant(
         id="batch.table-extended",
         bug="D04",
         statement="A sequence that returns has its blocks appended to its old row.",

@@ -7,6 +7,22 @@ MEMORY = "pagetwin.engine.kv_cache"
 
 MEMORY_MOVES = (
     Mutant(
+        id="memory.last-slot-not-swapped",
+        bug="D16",
+        statement="A swap leaves out the last slot of each block.",
+        expects="swap.bytes",
+        trigger="a swap of a full block",
+        edits=(
+            Edit(
+                f"{MEMORY}:_move",
+                "target_pool.index_copy_(2, destinations, blocks.to(target_pool.device))",
+                "target_pool[:, :, :, :-1].index_copy_(2, destinations, "
+                "blocks[:, :, :, :-1].to(target_pool.device))",
+            ),
+        ),
+        also_tried=("kv",),
+    ),
+    Mutant(
         id="memory.values-not-swapped",
         bug="D16",
         statement="A swap moves keys alone.",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
     FaultySession,
+    MemorySession,
     PreemptingSession,
     RecordingSession,
     ResettableSession,
@@ -286,6 +287,8 @@ PROBES: dict[Flag, Callable[[Bench], str]] = {
     Flag.STEP_TRACE: _step_trace,
     Flag.FAULT_INJECTION: _fault_injection,
     Flag.STEP_CONTROL: _has(SteppingSession),
+    Flag.READ_KV: _has(MemorySession),
+    Flag.POISON: _has(MemorySession),
     Flag.FORCE_PREEMPT: _has(PreemptingSession),
 }
 """What puts a claim to the proof; a probe returns what is wrong, or nothing."""

@@ -6,6 +6,7 @@ from pagetwin.conformance.experiments.components import Components
 from pagetwin.conformance.experiments.ends import Ends
 from pagetwin.conformance.experiments.faults import Faults
 from pagetwin.conformance.experiments.history_independence import HistoryIndependence
+from pagetwin.conformance.experiments.kv_memory import KVMemory
 from pagetwin.conformance.experiments.neighbours import Neighbours
 from pagetwin.conformance.experiments.numerics import Numerics
 from pagetwin.conformance.experiments.one_distribution import OneDistribution
@@ -29,6 +30,7 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     Stops,
     Streams,
     Faults,
+    KVMemory,
     ProvenanceExperiment,
     RefinementExperiment,
     Components,

@@ -80,6 +80,12 @@ def _answers(seed: int, index: int) -> list[Violation]:
     return judge_answers(seed, index)
 
 
+def _kv(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.kv import judge_kv
+
+    return judge_kv(seed, index)
+
+
 def _transformers(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.foreign import judge_transformers
 
@@ -139,6 +145,8 @@ TRIALS = (
     Trial("faults", ("pagetwin.engine.core",), _faults),
     # Where answers end: asked of the engine as a whole, for mutants that name it.
     Trial("answers", (), _answers),
+    # A model's KV memory in a whole run, likewise.
+    Trial("kv", (), _kv),
     Trial("transformers", ("transformers.generation.continuous_batching",), _transformers),
 )
 
