@@ -35,7 +35,8 @@ def _row(
 PROPERTIES = (
     _row(
         "fault.allocation",
-        f"When the pool gives out no block while one plan is made, whichever, {_UNNOTICED}",
+        "When the pool gives out no block while some plan is made, or every few plans, "
+        f"{_UNNOTICED}",
         STRUCK,
         "plans that a fault changed",
     ),
