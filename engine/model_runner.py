@@ -14,7 +14,7 @@ from pagetwin.engine.attention.backend import AttentionBackend
 from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
 from pagetwin.engine.config import EngineConfig
 from pagetwin.engine.draws import Draws
-from pagetwin.engine.errors import StepFailed
+from pagetwin.engine.errors import ModelError, StepFailed
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
 from pagetwin.engine.models.loader import LoadedModel
@@ -55,6 +55,9 @@ class ModelRunner:
         self._check = config.debug_invariants
         self._without_token: Collection[str] = ()
         """Sequences that got no token in the step before, though one was to be drawn."""
+        self._broken_prompts: dict[str, str] = {}
+        """Requests of whose prompt some logits were no numbers, with the reason: they end with it
+        when they are due a token, since before that nothing can end them (P5.1c)."""
 
     def warm_up(self) -> None:
         """Does what would make the first steps slow; there is nothing here."""
@@ -68,6 +71,8 @@ class ModelRunner:
         started = self._clock()
         # The rows first: they must follow every plan, also one that cannot be carried out.
         self.batch.apply(plan)
+        for request_id in plan.ended_requests:
+            self._broken_prompts.pop(request_id, None)
         try:
             return self._carry_out(plan, started)
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -146,12 +151,18 @@ class ModelRunner:
         if len(draws.rows) > len(logits):
             # The samples of a group that forks here draw from the very same logits.
             logits = logits[self._to_device(draws.logits_rows)]
-        return self.sampler.sample(logits, draws.rows)
+        output = self.sampler.sample(logits, draws.rows)
+        for row in draws.rows if self._broken_prompts else ():
+            reason = self._broken_prompts.get(row.request.request_id)
+            if reason is not None:
+                output.drop(row.seq_id, reason)
+        return output
 
     def _prompt_logprobs(
         self, draws: Draws, hidden: Tensor
     ) -> dict[str, tuple[TokenLogprobs, ...]]:
-        """What this step's chunks say of the prompt tokens that follow them."""
+        """What this step's chunks say of the prompt tokens that follow them; nothing of a chunk
+        whose logits are broken."""
         results = {}
         for chunk in draws.prompt_chunks:
             entries: list[TokenLogprobs] = []
@@ -159,7 +170,13 @@ class ModelRunner:
                 some = chunk.targets[offset : offset + PROMPT_LOGITS_ROWS]
                 first = chunk.first_row + offset
                 logits = self._model.compute_logits(hidden[first : first + len(some)])
-                entries += self.sampler.prompt_logprobs(logits, some, chunk.num_logprobs)
+                try:
+                    entries += self.sampler.prompt_logprobs(logits, some, chunk.num_logprobs)
+                except ModelError as error:
+                    request = self.batch.sampling_row(chunk.seq_id).request
+                    self._broken_prompts[request.request_id] = str(error)
+                    entries.clear()
+                    break
             if entries:
                 results[chunk.seq_id] = tuple(entries)
         return results

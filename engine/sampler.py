@@ -51,6 +51,12 @@ class SamplerOutput:
     """Of the raw logits, for rows that asked. A beam has no token but its candidates here."""
     invalid: dict[str, str] = field(default_factory=dict)
 
+    def drop(self, seq_id: str, reason: str) -> None:
+        """The row has no token after all, and this is why."""
+        self.sampled.pop(seq_id, None)
+        self.logprobs.pop(seq_id, None)
+        self.invalid[seq_id] = reason
+
 
 class Sampler:
     """Stateless but for its seed, which keys the noise of requests without a seed of their own."""

@@ -370,7 +370,7 @@ class FailsOnce(FingerprintExecutor):
 
     def execute(self, plan: StepPlan) -> StepResult:
         if plan.step == 2:
-            self._update_rows(plan)
+            self.follow(plan)
             raise StepFailed("out of memory; lower max_num_batched_tokens")
         return super().execute(plan)
 
