@@ -21,6 +21,7 @@ from pagetwin.conformance.capability import YES, Capabilities, Flag, conditional
 from pagetwin.conformance.faults.striking import FingerprintUnderFault, Strikes
 from pagetwin.conformance.tiny_tokenizer import TinyTokenizer
 from pagetwin.engine.config import EngineConfig
+from pagetwin.engine.errors import ConfigError
 from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.scheduler import Scheduler
@@ -52,6 +53,12 @@ class FingerprintAdapter(WithoutModelAdapter):
             raise SessionRefused(
                 "failing_requests, outputs: not beside a fault or text; leave out one of the two"
             )
+        try:
+            return self._open_engine(config)
+        except ConfigError as error:
+            raise SessionRefused(str(error)) from None
+
+    def _open_engine(self, config: SessionConfig) -> OwnSession:
         strikes = Strikes(config.fault)
         cache = config.cache or DEFAULT_CACHE
         vocab_size = config.vocab_size or VOCAB_SIZE

@@ -22,6 +22,7 @@ from pagetwin.conformance.faults.lab import Outcome, run
 from pagetwin.conformance.properties import CATALOGUE
 from pagetwin.conformance.scenario import Scenario, decode_scenario, encode_scenario
 from pagetwin.conformance.suite.experiment import Budget
+from pagetwin.engine.config import CacheConfig
 from pagetwin.engine.core import EngineCore
 
 FINGERPRINT = make_adapter("fingerprint:")
@@ -102,6 +103,13 @@ def test_an_engine_without_injection_is_tried_by_what_its_driver_can_do() -> Non
     assert all(piece.violation is None for piece in pieces)
     with pytest.raises(SessionRefused, match="no engine around its scheduler"):
         twin.open(SessionConfig(fault=ClockJumps()))
+
+
+def test_a_configuration_that_no_engine_takes_is_refused() -> None:
+    """A shrinker tries such; nothing is wrong with the engine."""
+    cache = CacheConfig(num_blocks=2, block_size=1)
+    with pytest.raises(SessionRefused, match="raise num_blocks"):
+        FINGERPRINT.open(SessionConfig(cache=cache, fault=ClockJumps()))
 
 
 def change_a_token(outcome: Outcome) -> None:
