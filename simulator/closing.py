@@ -33,8 +33,9 @@ def close_step(state: State, flight: Flight, result: StepResult) -> StepUpdate:
     for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
         if seq.status == "ended":
             continue  # before this step was over, or with a beam that failed at an earlier row
-        if row.num_computed_tokens < seq.quiet_until:
-            seq.num_computed_tokens += 1
+        computed = row.num_computed_tokens
+        if computed < seq.quiet_until:
+            seq.num_computed_tokens = computed + 1
             closing.append_sampled(seq)
         else:
             closing.close_row(seq, row, is_last=last_beams.get(seq.group) is seq)

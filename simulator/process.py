@@ -71,6 +71,7 @@ class ReplicaProcess:
         self._env = env
         self._cost_model = cost_model
         self._clock = StepClock(cost_model)
+        self._repeats = scheduler if isinstance(scheduler, CountsRepeats) else None
         self._tokens = tokens
         self._history = history
         self._num_usable_blocks = scheduler.counters().num_free_blocks
@@ -147,6 +148,10 @@ class ReplicaProcess:
     def _now(self) -> int:
         return int(self._env.now)
 
+    @property
+    def _num_repeated_tokens(self) -> int:
+        return 0 if self._repeats is None else self._repeats.num_repeated_tokens
+
     def _wake_up(self) -> None:
         if not self._wake.triggered:
             self._wake.succeed()
@@ -177,9 +182,7 @@ class ReplicaProcess:
         if plan is None:
             return False
         self._in_flight.append(plan)
-        scheduler = self.scheduler
-        repeated = scheduler.num_repeated_tokens if isinstance(scheduler, CountsRepeats) else 0
-        self._clock.launch(composition(plan, repeated), now)
+        self._clock.launch(composition(plan, self._num_repeated_tokens), now)
         self.times.plan(plan, now)
         if self._history is not None:
             tables = {}

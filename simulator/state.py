@@ -2,7 +2,7 @@
 
 from bisect import insort
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.policies import order_key, resolve_policy
@@ -29,8 +29,7 @@ class Totals:
     aborts: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A planned step whose result is awaited."""
 
     plan: StepPlan

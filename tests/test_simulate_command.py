@@ -39,6 +39,22 @@ def test_a_run_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) 
     assert interval["low"] < interval["value"] < interval["high"]
 
 
+def test_runs_side_by_side_say_what_runs_one_after_the_other_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--workload", LOAD, *MODEL, "--out", str(tmp_path), "--record") == 0
+    capsys.readouterr()
+    trace = ["--trace", str(tmp_path / "replica-00.jsonl"), "--trim"]
+    for source in (["--workload", LOAD], trace):
+        said = []
+        for processes in ("1", "2"):
+            several = ["--seeds", "2", "--loads", "0.5,2", "--processes", processes]
+            assert run(*source, *MODEL, *several, "--json") == 0
+            said.append(capsys.readouterr().out)
+        assert said[0] == said[1]
+        assert len(json.loads(said[0])["curve"]) == 2
+
+
 def test_the_files_appear_together_and_the_steps_when_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +108,7 @@ def test_stepping_and_pools_that_differ(capsys: pytest.CaptureFixture[str]) -> N
             "'fast' is no term; write METRIC_pNN<LIMIT",
         ),
         (["--workload", LOAD, *MODEL, "--seeds", "0"], "--seeds 0 is below 1"),
+        (["--workload", LOAD, *MODEL, "--processes", "0"], "--processes 0 is below 1"),
         (["--workload", LOAD, *MODEL, "--seed", "-1"], "seed=-1 is outside"),
         (["--workload", LOAD, *MODEL, "--policy", "mine"], "mine"),
         (["--workload", LOAD, *MODEL, "--pool", "gpus=2"], "is not KNOB=VALUE"),

@@ -110,6 +110,10 @@ class FastForwardProcess(ReplicaProcess):
                 self._wake = self._env.event()
                 yield self._wake
 
+    @property
+    def _num_repeated_tokens(self) -> int:
+        return self._replica.num_repeated_tokens
+
     def _begin_stretch(self) -> bool:
         self._stretch = find_stretch(
             self._replica.state, self._script, self._cost_model, self._clock, self._now

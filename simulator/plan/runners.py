@@ -1,8 +1,6 @@
 """Where trials run: here, in processes of this machine, or on Ray; and what was tried before."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +8,7 @@ from typing import Any, Self
 import msgspec
 
 from pagetwin.engine.errors import ConfigError
+from pagetwin.simulator.local_processes import LocalProcesses
 from pagetwin.simulator.plan.candidates import Candidate
 from pagetwin.simulator.plan.trial import Task, Trial, try_candidate
 
@@ -21,10 +20,10 @@ class LocalRunner:
 
     def __init__(self, task: Task, num_processes: int | None = None) -> None:
         self._task = task
-        count = num_processes or os.cpu_count() or 1
-        self._pool = ProcessPoolExecutor(count) if count > 1 else None
+        self._processes = LocalProcesses(num_processes)
 
     def __enter__(self) -> Self:
+        self._processes.__enter__()
         return self
 
     def __exit__(
@@ -33,14 +32,10 @@ class LocalRunner:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._processes.__exit__(kind, error, where)
 
     def run(self, tasks: Sequence[Key]) -> list[Trial]:
-        if self._pool is None:
-            return [try_candidate(self._task, *key) for key in tasks]
-        futures = [self._pool.submit(try_candidate, self._task, *key) for key in tasks]
-        return [future.result() for future in futures]
+        return list(self._processes.starmap(try_candidate, [(self._task, *key) for key in tasks]))
 
 
 class RayRunner:

@@ -97,6 +97,9 @@ def simulate(
         typer.Option(metavar="FACTORS", help="Also at these multiples of the load: 0.5,1,1.5."),
     ] = None,
     trim: knobs.Trim = False,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", help="Runs at once; else one a processor.")
+    ] = None,
     skip_unfit: Annotated[
         bool, typer.Option("--skip-unfit", help="Leave out requests that no replica can serve.")
     ] = False,
@@ -181,6 +184,7 @@ def simulate(
         fast_forward=not stepping,
         skip_unfit=skip_unfit,
         loads=parse_loads(loads),
+        num_processes=processes,
     )
     report = simulation.run(out, record=record)
     if as_json:

@@ -1,5 +1,6 @@
 """What commands that simulate share: from options to a cluster and a workload, and to files."""
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pagetwin.simulator.cluster.description import (
 from pagetwin.simulator.cost_model import CostModel
 from pagetwin.simulator.costs.known_models import config_named
 from pagetwin.simulator.costs.profile import read_profile
+from pagetwin.simulator.local_processes import LocalProcesses
 from pagetwin.simulator.results.files import write_perfetto, write_requests, write_timeline
 from pagetwin.simulator.results.report import SimulationReport, load_point, report_of
 from pagetwin.simulator.results.result import Result
@@ -151,6 +153,8 @@ class Simulation:
     skip_unfit: bool
     loads: tuple[float, ...] = ()
     """Multiples of the load that are run, too."""
+    num_processes: int | None = None
+    """Runs at once; None: one a processor."""
 
     def run(self, out: Path | None, *, record: bool) -> SimulationReport:
         """Simulates, and writes the files if a folder is named: all of them, or none."""
@@ -163,21 +167,22 @@ class Simulation:
             folder = None if out is None else stack.enter_context(staged(out))
             progress = stack.enter_context(terminal_progress())
             progress.begin("simulate", self.num_seeds + len(self.loads))
-            results = []
-            for place in range(self.num_seeds):
-                results.append(self._simulate(self.seed + place, folder if record else None))
-                progress.advance_to(place + 1)
-            curve = []
-            for place, factor in enumerate(self.loads):
-                faster = simulate(
-                    Faster(self.workload, factor),
-                    self.cluster,
-                    self.policy,
-                    seed=self.seed,
-                    skip_unfit=self.skip_unfit,
-                )
-                curve.append(load_point(factor, faster, self.slo))
-                progress.advance_to(self.num_seeds + place + 1)
+            runs: list[tuple[int, float, Path | None]]
+            runs = [
+                (self.seed + place, 1.0, folder if record else None)
+                for place in range(self.num_seeds)
+            ]
+            runs += [(self.seed, factor, None) for factor in self.loads]
+            processes = stack.enter_context(LocalProcesses(self._num_processes(len(runs))))
+            ended: list[Result] = []
+            for result in processes.starmap(self.simulate, runs):
+                ended.append(result)
+                progress.advance_to(len(ended))
+            results, faster = ended[: self.num_seeds], ended[self.num_seeds :]
+            curve = [
+                load_point(factor, result, self.slo)
+                for factor, result in zip(self.loads, faster, strict=True)
+            ]
             report = report_of(
                 results,
                 workload=self.workload_name,
@@ -193,9 +198,10 @@ class Simulation:
                     self._write(result, folder)
         return report
 
-    def _simulate(self, seed: int, record: Path | None) -> Result:
+    def simulate(self, seed: int, factor: float, record: Path | None) -> Result:
+        """One run, at that multiple of the load."""
         return simulate(
-            self.workload,
+            self.workload if factor == 1.0 else Faster(self.workload, factor),
             self.cluster,
             self.policy,
             seed=seed,
@@ -203,6 +209,10 @@ class Simulation:
             record=record,
             skip_unfit=self.skip_unfit,
         )
+
+    def _num_processes(self, num_runs: int) -> int:
+        wanted = self.num_processes
+        return min((os.cpu_count() or 1) if wanted is None else wanted, num_runs)
 
     def _write(self, result: Result, folder: Path) -> None:
         suffix = f"-seed{result.seed}" if self.num_seeds > 1 else ""
