@@ -11,7 +11,7 @@ def longest_output(request: Request, cache: CacheConfig, scheduler: SchedulerCon
 
 def asked_output(request: Request, scheduler: SchedulerConfig) -> int:
     """Output tokens at which max_tokens or max_model_len ends it."""
-    longest = scheduler.max_model_len - request.num_prompt_tokens
+    longest = scheduler.max_model_len - len(request.prompt_token_ids)
     max_tokens = request.sampling_params.max_tokens
     return longest if max_tokens is None else min(longest, max_tokens)
 
@@ -19,4 +19,4 @@ def asked_output(request: Request, scheduler: SchedulerConfig) -> int:
 def pool_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
     """Output tokens at which the pool ends it: the first that, with the lookahead, do not fit."""
     usable_tokens = (cache.num_blocks - 1) * cache.block_size
-    return usable_tokens - scheduler.num_lookahead_slots + 1 - request.num_prompt_tokens
+    return usable_tokens - scheduler.num_lookahead_slots + 1 - len(request.prompt_token_ids)

@@ -3,8 +3,9 @@
 import heapq
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import simpy
 
 from pagetwin.engine.errors import ConfigError
@@ -23,7 +24,7 @@ class At(simpy.Event):
         env.schedule(self, simpy.events.URGENT, ticks - env.now)
 
 
-class Occasion(NamedTuple):
+class Occasion(msgspec.Struct, frozen=True, gc=False):
     """An arrival or an abort. At one tick arrivals come first, in the order given."""
 
     ticks: int

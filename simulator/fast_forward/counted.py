@@ -120,7 +120,7 @@ class CountedReplica:
         return Counters(
             num_waiting=len(self.waiting) + len(self.late),
             num_running=len(self.running),
-            num_free_blocks=self.pool.num_free,
+            num_free_blocks=self.pool.num_free(),
             num_cached_blocks=num_cached,
             num_free_host_blocks=self.cache.num_host_blocks,
             prefix_queries=self.num_prefix_queries,
@@ -149,7 +149,7 @@ class CountedReplica:
         blocks are short.
         """
         while until is None or self.now < until:
-            if self.is_about_to_prefill:
+            if self.is_about_to_prefill():
                 step = self.plan_mixed()
                 if step is None:
                     return False
@@ -167,7 +167,6 @@ class CountedReplica:
                 return True
         return True
 
-    @property
     def is_about_to_prefill(self) -> bool:
         """Whether the next step does more than decode, unless nobody fits."""
         return self.prefilling is not None or (self.may_admit and len(self.waiting) > 0)
@@ -194,15 +193,16 @@ class CountedReplica:
         """How many steps to do, and their ticks: as `advance` says, at most to the first that
         ends a sequence, or to the end of the one under way if somebody came during it."""
         count, context = len(self.decoding), self.num_context_tokens
-        line = self.line = self._line(count, context)
-        first = line.base + line.slope * context
+        self.line = self._line(count, context)
+        base, slope, last_context = self.line
+        first = base + slope * context
         if self.late:
             is_over = until is None or first < until - self.now
             return (1, first) if is_over else (0, 0)
-        growth = line.slope * count
+        growth = slope * count
         most = self.decoding[0][0] - self.num_steps
-        if line.last_context is not None:
-            most = min(most, (line.last_context - context) // count + 1)
+        if last_context is not None:
+            most = min(most, (last_context - context) // count + 1)
         num_steps = most
         duration = num_steps * first + growth * (num_steps * (num_steps - 1) // 2)
         if until is None or duration < until - self.now:
@@ -221,17 +221,18 @@ class CountedReplica:
 
     def _line(self, count: int, context: int) -> DecodeLine:
         known = self._lines.get(count)
-        if known is not None and known[0] <= context:
-            last = known[1].last_context
-            if last is None or context <= last:
-                return known[1]
+        if known is not None:
+            first_context, line = known
+            last_context = line[2]
+            if first_context <= context and (last_context is None or context <= last_context):
+                return line
         line = alone_line(self.cost_model, count, context)
         self._lines[count] = context, line
         return line
 
     def steps_without_shortage(self, num_steps: int) -> int:
         """How many of the steps the free blocks suffice for."""
-        num_free = self.pool.num_free
+        num_free = self.pool.num_free()
         if len(self.decoding) * (num_steps // self.block_size + 1) <= num_free:
             return num_steps
         for step in range(num_steps):
@@ -284,7 +285,7 @@ class CountedReplica:
         while decoding and decoding[0][0] == num_steps:
             seq = heappop(decoding)[2]
             self.num_context_tokens -= seq.num_prompt_tokens + seq.num_output_tokens
-            self.takers[self._take_place(seq)].remove(seq)
+            self.takers[seq.take_place].remove(seq)
             self._finish(seq)
 
     def _finish(self, seq: CountedSequence) -> None:
@@ -316,7 +317,7 @@ class CountedReplica:
     def plan_mixed(self) -> MixedStep | None:
         """The next step, nothing changed; None if blocks are short."""
         knobs, num_decoding = self.scheduler, len(self.decoding)
-        num_free = self.pool.num_free - len(self.takers[self.num_steps % self.block_size])
+        num_free = self.pool.num_free() - len(self.takers[self.num_steps % self.block_size])
         budget = knobs.max_num_batched_tokens - num_decoding
         num_running = num_decoding
         chunk_tokens = chunk_blocks = 0
@@ -368,10 +369,10 @@ class CountedReplica:
             chunk.num_computed_tokens += step.num_chunk_tokens
             joined.append(chunk)
             self.prefilling = None
-        for seq, num_tokens, num_blocks in step.admitted:
-            self.waiting.popleft()
-            seq.block_table = self.pool.take(num_blocks)
-            seq.num_computed_tokens = num_tokens
+        for one in step.admitted:
+            seq = self.waiting.popleft()
+            seq.block_table = self.pool.take(one.num_blocks)
+            seq.num_computed_tokens = one.num_tokens
             seq.first_scheduled = start
             if self._looks_up(seq.request):
                 self.num_prefix_queries += seq.num_prompt_tokens
@@ -396,7 +397,7 @@ class CountedReplica:
         num_decoding, context = len(self.decoding), self.num_context_tokens
         samples = num_decoding
         chunks = tokens = area = prefix = 0
-        rows = [(seq.num_prompt_tokens, 0, count) for seq, count, _ in step.admitted]
+        rows = [(one.seq.num_prompt_tokens, 0, one.num_tokens) for one in step.admitted]
         if self.prefilling is not None and step.num_chunk_tokens > 0:
             seq = self.prefilling
             rows.append((seq.num_prompt_tokens, seq.num_computed_tokens, step.num_chunk_tokens))
@@ -432,14 +433,10 @@ class CountedReplica:
         heappush(self.decoding, (seq.ends_at, self._num_joined, seq))
         self._num_joined += 1
         self.num_context_tokens += seq.num_prompt_tokens + 1
-        self.takers[self._take_place(seq)].append(seq)
-
-    def _take_place(self, seq: CountedSequence) -> int:
-        """The steps, modulo the block size, in which it takes a block: those that reach, with
-        the lookahead, one token beyond a whole number of blocks."""
-        begin = seq.ends_at - seq.num_output_tokens + 1
+        # A step that reaches, with the lookahead, one token beyond a whole number of blocks.
         reach = seq.num_prompt_tokens + self.scheduler.num_lookahead_slots
-        return (begin - reach) % self.block_size
+        seq.take_place = (self.num_steps - reach) % self.block_size
+        self.takers[seq.take_place].append(seq)
 
     def _blocks_for(self, num_tokens: int) -> int:
         reach = num_tokens + self.scheduler.num_lookahead_slots

@@ -6,6 +6,8 @@ run of blocks in the free queue, those without content in front of those with (P
 
 from collections import deque
 
+import msgspec
+
 from pagetwin.engine.request import Request
 
 SLACK = 10_000
@@ -20,25 +22,15 @@ def opening(request: Request) -> Opening:
     return request.cache_salt, request.adapter_id, request.prompt_token_ids[0]
 
 
-class FreedTable:
+class FreedTable(msgspec.Struct):
     """Blocks that stand together in the free queue: those of a table that hold nothing, then its
     full ones, last one first."""
 
-    __slots__ = ("num_cached", "num_empty", "opening", "request", "table")
-
-    def __init__(
-        self,
-        num_empty: int,
-        num_cached: int,
-        table: list[int],
-        request: Request | None,
-        opening: Opening | None,
-    ) -> None:
-        self.num_empty = num_empty
-        self.num_cached = num_cached
-        self.table = table
-        self.request = request
-        self.opening = opening
+    num_empty: int
+    num_cached: int
+    table: list[int]
+    request: Request | None
+    opening: Opening | None
 
 
 class CountedPool:
@@ -64,7 +56,6 @@ class CountedPool:
         self.head = head + count
         return self.queue[head : head + count]
 
-    @property
     def num_free(self) -> int:
         return len(self.queue) - self.head
 

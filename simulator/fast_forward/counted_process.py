@@ -149,7 +149,7 @@ class CountedProcess(FastForwardProcess):
                     self._wake = self._env.event()
                     yield self._wake
                 else:
-                    is_mixed = self._counted.is_about_to_prefill
+                    is_mixed = self._counted.is_about_to_prefill()
                     self._is_decoding = not is_mixed and not self._counted.late
                     yield self._env.timeout(change - self._now)
             self._sleeps = self._is_decoding = False

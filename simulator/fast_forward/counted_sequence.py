@@ -1,6 +1,6 @@
 """Decides nothing: what is remembered of a request that is counted, and of a step that prefills."""
 
-from typing import NamedTuple
+import msgspec
 
 from pagetwin.engine.request import Request
 from pagetwin.simulator.fast_forward.counted_pool import Opening
@@ -24,6 +24,7 @@ class CountedSequence:
         "opening",
         "request",
         "submitted",
+        "take_place",
     )
 
     def __init__(
@@ -47,6 +48,8 @@ class CountedSequence:
         self.first_token = 0
         self.ends_at = 0
         """The number of steps after which it ends; 0 while its prompt is not computed."""
+        self.take_place = 0
+        """The steps, modulo the block size, in which it takes a block while it decodes."""
 
     def num_outputs(self, num_steps: int) -> int:
         """Tokens that it has given after that many steps."""
@@ -59,7 +62,7 @@ class CountedSequence:
         return self.num_prompt_tokens + self.num_outputs(num_steps) - 1
 
 
-class Admission(NamedTuple):
+class Admission(msgspec.Struct, gc=False):
     """A sequence that joins in a step."""
 
     seq: CountedSequence
@@ -67,7 +70,7 @@ class Admission(NamedTuple):
     num_blocks: int
 
 
-class MixedStep(NamedTuple):
+class MixedStep(msgspec.Struct, gc=False):
     """A step that prefills, beside decoding."""
 
     num_chunk_tokens: int

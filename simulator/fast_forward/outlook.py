@@ -11,7 +11,7 @@ def next_change(counted: CountedReplica) -> int | None:
 
     `now` where they are short at once; None where nobody is there.
     """
-    if counted.is_about_to_prefill:
+    if counted.is_about_to_prefill():
         step = counted.plan_mixed()
         if step is None:
             return counted.now
@@ -34,10 +34,10 @@ def load_at(counted: CountedReplica, now: int) -> ReplicaLoad:
     num_waiting = len(counted.waiting) + len(counted.late)
     num_running = len(counted.running)
     queued = [*counted.waiting, *counted.late]
-    num_free = counted.pool.num_free
+    num_free = counted.pool.num_free()
     if counted.now < now and num_running + len(counted.waiting) > 0:
         step = None
-        if counted.is_about_to_prefill:
+        if counted.is_about_to_prefill():
             may_admit = counted.may_admit
             step = counted.plan_mixed()
             counted.may_admit = may_admit
