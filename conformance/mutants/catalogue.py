@@ -16,6 +16,7 @@ from pagetwin.conformance.mutants.sharing import SHARING
 from pagetwin.conformance.mutants.text import TEXT
 from pagetwin.conformance.mutants.transformers_batching import TRANSFORMERS_BATCHING
 from pagetwin.conformance.mutants.twin import TWIN
+from pagetwin.conformance.mutants.waiting import WAITING
 
 MUTANTS: tuple[Mutant, ...] = (
     *ALLOCATION,
@@ -23,6 +24,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *PREFIX_CACHE,
     *PREEMPTION,
     *SCHEDULING,
+    *WAITING,
     *LIFECYCLE,
     *BATCH_ROWS,
     *ATTENTION,

@@ -167,4 +167,14 @@ TWIN = (
         ),
         bug="A08",
     ),
+    _mutant(
+        "awaits-nothing-in-flight",
+        "The twin waits for no block of the step in flight.",
+        "asynchronous steps, and a request whose next block is in flight",
+        Edit(
+            "pagetwin.simulator.under_way:BlocksUnderWay.__init__",
+            "for flight in builder.state.flights:",
+            "for flight in builder.state.flights[:0]:",
+        ),
+    ),
 )

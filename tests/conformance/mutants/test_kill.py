@@ -21,6 +21,7 @@ QUICK = (
     "cache.stale-hash",
     "preempt.swap-loses-tail",
     "sched.budget-plus-one",
+    "wait.never",
     "life.min-tokens-late",
     "batch.vacated-row-keeps-tokens",
     "attn.bidirectional",
