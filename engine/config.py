@@ -100,8 +100,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     async_scheduling: bool = False
     """Plan a step while the one before is in flight (P5.3)."""
     wait_for_prefix: bool = False
-    """Pass a request over while its next block is being computed (P2.4e). Off here, so that it is
-    off in what was recorded before it was there."""
+    """Pass a request over while its next block is being computed (P2.4e). LLM has it on; it is off
+    here, so that it is off in what was recorded before it was there."""
 
     def __post_init__(self) -> None:
         for knob in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):

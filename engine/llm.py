@@ -51,7 +51,8 @@ class LLM:
     What is not given comes from the model (max_model_len, sliding_window), from the device (a GPU
     gets larger steps, and async_scheduling) or from the memory there is: num_blocks is what fits
     in the knob kv_cache_memory_bytes. Its default is 1 GiB on a CPU; on a GPU it is measured, for
-    an engine that uses the share gpu_memory_utilization of the GPU's memory in all.
+    an engine that uses the share gpu_memory_utilization of the GPU's memory in all. Prompts that
+    begin alike wait for one another (wait_for_prefix), so that what they share is computed once.
 
     Raises ConfigError on a knob that is unknown or out of range, ModelError if the model or its
     tokenizer cannot be read.
@@ -211,7 +212,7 @@ def engine_from_knobs(
 def _scheduler_config(
     values: Mapping[str, Any], spec: "ModelSpec", device: "torch.device"
 ) -> SchedulerConfig:
-    defaults: dict[str, Any] = {"max_model_len": spec.max_model_len}
+    defaults: dict[str, Any] = {"max_model_len": spec.max_model_len, "wait_for_prefix": True}
     if device.type == "cuda":
         max_num_seqs = values.get("max_num_seqs", 0)
         if isinstance(max_num_seqs, int):

@@ -276,6 +276,7 @@ class OwnAdapter:
             max_model_len=longest,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
+            wait_for_prefix=True,
         )
 
 

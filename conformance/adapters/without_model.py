@@ -20,7 +20,9 @@ from pagetwin.engine.step import Executor, SteppingScheduler
 VOCAB_SIZE = 64
 """Where a session does not say."""
 DEFAULT_CACHE = CacheConfig(num_blocks=64, block_size=4, num_host_blocks=16)
-DEFAULT_SCHEDULER = SchedulerConfig(max_model_len=128, max_num_seqs=8, max_num_batched_tokens=64)
+DEFAULT_SCHEDULER = SchedulerConfig(
+    max_model_len=128, max_num_seqs=8, max_num_batched_tokens=64, wait_for_prefix=True
+)
 
 FLAGS = (
     *SCHEDULER_FLAGS,

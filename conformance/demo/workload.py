@@ -24,6 +24,7 @@ SCHEDULER = SchedulerConfig(
     max_num_batched_tokens=64,
     policy="priority",
     preemption_mode="swap",
+    wait_for_prefix=True,
 )
 MIN_REQUESTS = 20
 """With fewer, the pool is not under pressure for long enough."""

@@ -23,6 +23,7 @@ HITS = "full hits"
 EVICTIONS = "evictions"
 RECOMPUTES = "recompute preemptions"
 SWAPS = "swap preemptions"
+PASSED_OVER = "requests passed over"
 CHUNKS = "chunks that end before the prompt"
 COPIES = "copy-on-write copies"
 IN_FLIGHT = "plans with a step in flight"
@@ -125,6 +126,7 @@ def make_courses(setting: Setting, seed: int) -> list[Course]:
         writer.partly_evicted,
         writer.there_and_back,
         writer.cold_twins,
+        writer.waiting,
         writer.forked,
         partial(writer.preempted, "recompute"),
         partial(writer.preempted, "swap"),
@@ -247,6 +249,22 @@ class _Writer:
             property_id="cache.concurrent-cold",
             phases=phases,
             as_it_is=True,
+            invariance=Flag.INVARIANT_CACHE_HISTORY,
+            needs=(Flag.PREFIX_CACHE,),
+        )
+
+    def waiting(self) -> Course:
+        """The same context twice at once, where the second waits for the first's blocks, and
+        somebody behind them who does not."""
+        phases = tuple(
+            (self._ask(probe), self._ask(probe), self._bystander()) for probe in self._probes
+        )
+        return Course(
+            name="waiting for a prefix",
+            property_id="cache.hit-miss-parity",
+            phases=phases,
+            knobs={"wait_for_prefix": True},
+            goals=(HITS, PASSED_OVER),
             invariance=Flag.INVARIANT_CACHE_HISTORY,
             needs=(Flag.PREFIX_CACHE,),
         )

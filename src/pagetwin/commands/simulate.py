@@ -51,7 +51,7 @@ def simulate(
     ] = None,
     gpu_memory_utilization: knobs.GpuMemoryUtilization = None,
     async_scheduling: knobs.AsyncScheduling = None,
-    wait_for_prefix: knobs.WaitForPrefix = None,
+    wait_for_prefix: knobs.WaitForPrefix = True,
     policy: Annotated[
         str | None, typer.Option(metavar="NAME", help="Scheduling: fcfs, priority or your own.")
     ] = None,
