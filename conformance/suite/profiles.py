@@ -23,8 +23,12 @@ class Profile(NamedTuple):
         return tuple(row for row in CATALOGUE.values() if self.includes(row))
 
 
+_NOT_SERVED = {Flag.POLICY, Flag.OWN_EOS, Flag.MIN_TOKENS, Flag.STREAMING}
+"""What not every server's API can say or be asked."""
+
+
 def _up_to(level: Level) -> Callable[[Property], bool]:
-    return lambda row: row.level <= level and Flag.POLICY not in row.needs
+    return lambda row: row.level <= level and not _NOT_SERVED & set(row.needs)
 
 
 def _paged_core(row: Property) -> bool:
@@ -37,7 +41,7 @@ def _invariant(row: Property) -> bool:
 
 def _simulator(row: Property) -> bool:
     steps = row.level in (Level.STEPS, Level.CONTROL)
-    return steps and Flag.NOT_THE_TWIN not in row.needs
+    return steps and not {Flag.NOT_THE_TWIN, Flag.FAULT_INJECTION} & set(row.needs)
 
 
 PROFILES: dict[str, Profile] = {

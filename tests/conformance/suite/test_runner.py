@@ -15,6 +15,7 @@ from pagetwin.conformance.adapters.protocol import (
     Session,
     SessionConfig,
 )
+from pagetwin.conformance.adapters.spec import make_adapter
 from pagetwin.conformance.capability import Capabilities, Flag, no
 from pagetwin.conformance.catalogue.property import Property
 from pagetwin.conformance.properties import CATALOGUE, violation
@@ -186,6 +187,11 @@ def test_every_property_is_judged_by_an_experiment_and_every_goal_named() -> Non
     for row in CATALOGUE.values():
         assert row.id.count(".") == 1, row.id
         assert row.statement.endswith("."), row.id
+
+
+def test_the_twin_can_claim_to_be_a_simulator() -> None:
+    can = make_adapter("sim:").capabilities()
+    assert [row.id for row in find_profile("simulator").properties if can.missing(row.needs)] == []
 
 
 def test_profiles_are_found_and_none_is_empty() -> None:
