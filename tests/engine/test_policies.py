@@ -73,7 +73,10 @@ def test_a_custom_policy_is_found_by_its_dotted_path(monkeypatch: pytest.MonkeyP
 def test_a_custom_policy_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("longest", "policies_of_a_user:longest_prompt_first", "pagetwin.policies")
     monkeypatch.setitem(sys.modules, "policies_of_a_user", sys.modules[__name__])
-    monkeypatch.setattr("pagetwin.engine.policies.entry_points", lambda group: (point,))
+    monkeypatch.setattr(
+        "pagetwin.engine.policies.entry_points",
+        lambda group: (point,) if group == "pagetwin.policies" else (),
+    )
     assert _order_of_admission("longest", REQUESTS) == ["b", "c", "d", "a"]
 
 
@@ -82,7 +85,8 @@ def test_a_custom_policy_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyP
     [
         ("sjff", r"scheduler\.policy='sjff' is not known; use one of fcfs, priority, or give"),
         ("no_such_module:key", r"cannot be loaded \(No module named 'no_such_module'\)"),
-        ("math:no_such_key", r"cannot be loaded .*check the path package\.module:function"),
+        ("math:no_such_key", r"cannot be loaded .*; check the path package\.module:function and"),
+        ("math:pi:e", r"cannot be loaded \(module 'math' has no attribute 'pi:e'\)"),
         ("math:pi", r"is 3\.14.*, not a function; give a function from a Request"),
     ],
 )
