@@ -23,8 +23,11 @@ def admit(builder: PlanBuilder) -> None:
     for seq in list(builder.state.swapped):
         if not _has_place(builder, seq.weight) or not _swap_in(builder, seq):
             return
+    waiting = builder.state.waiting
+    if not waiting:
+        return
     under_way = BlocksUnderWay(builder)
-    for seq in builder.state.waiting:
+    for seq in waiting:
         if not _has_place(builder, 1):
             return
         full = full_hits(builder.state, seq)

@@ -65,7 +65,7 @@ class _Closing:
             elif is_last and self._all_beams_computed(seq.group):
                 members = self._select(seq.group)
         elif row.samples:
-            if seq.group.will_split:
+            if seq.group.will_split():
                 members = self._fork(seq)
             for member in members:
                 self.append_sampled(member)

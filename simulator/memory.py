@@ -5,7 +5,8 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 NULL_BLOCK = 0
 
@@ -23,7 +24,7 @@ Branch = tuple[bytes, Extras, int]
 partial hit for the other (P2.4a)."""
 
 
-class PrefixKey(NamedTuple):
+class PrefixKey(msgspec.Struct, frozen=True):
     """What a cached block holds: equal keys mean equal tokens from the first position on.
 
     `parent` is the digest of the key before, so a chain of any length compares in one step;
@@ -35,7 +36,6 @@ class PrefixKey(NamedTuple):
     token_ids: tuple[int, ...]
     extras: Extras
 
-    @property
     def branch(self) -> Branch:
         return self.parent, self.extras, self.token_ids[0]
 
@@ -134,7 +134,7 @@ class BlockPool:
             return
         self.cached[key.digest] = block_id
         self.key_of[block_id] = key
-        self.branches.setdefault(key.branch, []).append(block_id)
+        self.branches.setdefault(key.branch(), []).append(block_id)
 
     def full_hits(self, keys: Iterable[PrefixKey]) -> list[int]:
         """The longest run of cached blocks that starts the chain (P2.4)."""
@@ -181,17 +181,18 @@ class BlockPool:
         assert free == set(self.free), "the free queue is not the blocks that nobody holds"
         digests = {block: key.digest for block, key in self.key_of.items()}
         assert {block: digest for digest, block in self.cached.items()} == digests
-        by_branch = [(key.branch, block) for block, key in self.key_of.items()]
+        by_branch = [(key.branch(), block) for block, key in self.key_of.items()]
         listed = [(branch, b) for branch, blocks in self.branches.items() for b in blocks]
         assert sorted(by_branch) == sorted(listed), "the index by branch differs from the keys"
 
     def _uncache(self, block_id: int) -> None:
         key = self.key_of.pop(block_id)
         del self.cached[key.digest]
-        siblings = self.branches[key.branch]
+        branch = key.branch()
+        siblings = self.branches[branch]
         siblings.remove(block_id)
         if not siblings:
-            del self.branches[key.branch]
+            del self.branches[branch]
 
 
 class HostPool:

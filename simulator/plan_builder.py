@@ -56,8 +56,8 @@ class PlanBuilder:
         knobs = self.state.scheduler
         if self.state.flights and self._awaits_result(seq):
             return 0
-        computed = seq.num_planned_computed
-        behind = seq.num_planned_tokens - computed
+        computed = seq.num_planned_computed()
+        behind = seq.num_planned_tokens() - computed
         num_tokens = min(behind, budget, knobs.max_model_len - computed)
         if behind > 1:  # P1.3: prefilling
             if knobs.long_prefill_token_threshold > 0:
@@ -70,13 +70,13 @@ class PlanBuilder:
         """P5.3a. A group that waits for its fork has no placeholder: it is not behind."""
         if seq.group.is_beam_search:
             return True
-        if seq.num_placeholders == 0:
+        if seq.num_placeholders() == 0:
             return False
-        return seq.num_planned_tokens >= seq.group.length_cap
+        return seq.num_planned_tokens() >= seq.group.length_cap
 
     def num_appended(self, seq: TwinSequence, num_tokens: int) -> int:
         """Blocks that the table lacks at its end for `num_tokens` more (P2.2)."""
-        missing = self.state.blocks_for(seq.num_planned_computed + num_tokens) - len(seq.table)
+        missing = self.state.blocks_for(seq.num_planned_computed() + num_tokens) - len(seq.table)
         return missing if missing > 0 else 0
 
     def append_blocks(self, seq: TwinSequence, num_tokens: int) -> list[int]:
@@ -95,9 +95,9 @@ class PlanBuilder:
         num_cached_tokens: int = 0,
     ) -> None:
         """Gives the sequence its row; `new` and `replaced` are in its table already."""
-        start = seq.num_planned_computed
+        start = seq.num_planned_computed()
         is_introduced = seq.seq_id not in self.state.rows_valid
-        samples = start + num_tokens == seq.num_planned_tokens  # P2.7
+        samples = start + num_tokens == seq.num_planned_tokens()  # P2.7
         if is_introduced:  # with its whole table, so that the row need not tell what is new
             row = ScheduledSequence(seq.seq_id, start, num_tokens, samples=samples)
         else:

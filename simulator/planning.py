@@ -69,7 +69,7 @@ def _written_shared(state: State, seq: TwinSequence, num_tokens: int) -> list[in
     """Table indices of the blocks that the step writes and others hold too (P4.5)."""
     if state.pool.num_shared == 0:
         return []
-    computed, table = seq.num_planned_computed, seq.table
+    computed, table = seq.num_planned_computed(), seq.table
     first = computed // state.cache.block_size
     end = min(state.blocks_for(computed + num_tokens), len(table))
     return [index for index in range(first, end) if state.pool.is_shared(table[index])]

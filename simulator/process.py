@@ -148,7 +148,6 @@ class ReplicaProcess:
     def _now(self) -> int:
         return int(self._env.now)
 
-    @property
     def _num_repeated_tokens(self) -> int:
         return 0 if self._repeats is None else self._repeats.num_repeated_tokens
 
@@ -158,13 +157,14 @@ class ReplicaProcess:
 
     def _run(self) -> Events:
         while not self._is_stopped:
-            if not self._begin_step(self._now):
+            now = self._now
+            if not self._begin_step(now):
                 self._wake = self._env.event()
                 yield self._wake
                 continue
             yield self._env.timeout(self._duration)
             if not self._is_stopped:
-                self._end_step(self._now)
+                self._end_step(now + self._duration)
 
     def _begin_step(self, now: int) -> bool:
         """Starts the oldest planned step, which takes `_duration`; False if there is none.
@@ -182,7 +182,7 @@ class ReplicaProcess:
         if plan is None:
             return False
         self._in_flight.append(plan)
-        self._clock.launch(composition(plan, self._num_repeated_tokens), now)
+        self._clock.launch(composition(plan, self._num_repeated_tokens()), now)
         self.times.plan(plan, now)
         if self._history is not None:
             tables = {}

@@ -12,7 +12,7 @@ from pagetwin.simulator.state import State
 def decodes(state: State, seq: TwinSequence) -> bool:
     """Whether it has an output token, lacks one step for each new one, is known to the executor,
     and writes no block that others hold."""
-    is_plain = not (seq.group.is_beam_search or seq.group.will_split)
+    is_plain = not (seq.group.is_beam_search or seq.group.will_split())
     num_tokens = len(seq.token_ids)
     if not is_plain or num_tokens <= seq.group.num_prompt_tokens:
         return False

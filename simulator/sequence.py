@@ -36,7 +36,6 @@ class TwinGroup:
         eos = () if params.ignore_eos else self.request.eos_token_ids
         self.stop_ids = frozenset((*params.stop_token_ids, *eos))
 
-    @property
     def will_split(self) -> bool:
         """It is one sequence now that stands for several samples, or for a beam search."""
         return not self.has_split and (self.num_samples > 1 or self.is_beam_search)
@@ -94,22 +93,19 @@ class TwinSequence:
         """
         return self.group.is_beam_search and self.num_computed_tokens == len(self.token_ids)
 
-    @property
     def num_placeholders(self) -> int:
         """Unknown tokens of steps in flight; a group that splits and a beam wait instead."""
         if not self.pending:
             return 0
-        if self.group.will_split or self.group.is_beam_search:
+        if self.group.will_split() or self.group.is_beam_search:
             return 0
         return sum(row.samples for row in self.pending)
 
-    @property
     def num_planned_tokens(self) -> int:
         if not self.pending:
             return len(self.token_ids)
-        return len(self.token_ids) + self.num_placeholders
+        return len(self.token_ids) + self.num_placeholders()
 
-    @property
     def num_planned_computed(self) -> int:
         if not self.pending:
             return self.num_computed_tokens

@@ -2,7 +2,9 @@
 
 from bisect import insort
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.policies import order_key, resolve_policy
@@ -29,7 +31,7 @@ class Totals:
     aborts: int = 0
 
 
-class Flight(NamedTuple):
+class Flight(msgspec.Struct, frozen=True, eq=False):
     """A planned step whose result is awaited."""
 
     plan: StepPlan
@@ -230,8 +232,8 @@ class State:
         real = [block_id for block_id in seq.table if block_id != NULL_BLOCK]
         assert len(real) == len(set(real)), f"{seq.seq_id} holds a block twice"
         if seq.status == "running":
-            assert len(seq.table) * self.cache.block_size >= seq.num_planned_computed
-            assert seq.num_planned_computed <= seq.num_planned_tokens
+            assert len(seq.table) * self.cache.block_size >= seq.num_planned_computed()
+            assert seq.num_planned_computed() <= seq.num_planned_tokens()
         else:
             assert not seq.table, f"{seq.seq_id} is {seq.status} and holds device blocks"
             assert not seq.pending, f"{seq.seq_id} is {seq.status} and in flight"

@@ -6,12 +6,13 @@ before it, and one that the device is done with early waits for the host.
 """
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from pagetwin.simulator.cost_model import CostModel, DecodeLine, StepComposition
 
 
-class _Launched(NamedTuple):
+class _Launched(msgspec.Struct, frozen=True, gc=False):
     end: int
     """Tick at which the device is done."""
     after: int

@@ -110,7 +110,6 @@ class FastForwardProcess(ReplicaProcess):
                 self._wake = self._env.event()
                 yield self._wake
 
-    @property
     def _num_repeated_tokens(self) -> int:
         return self._replica.num_repeated_tokens
 
