@@ -32,7 +32,7 @@ from pagetwin.engine.draws import Draws
 from pagetwin.engine.garbage import leave_imports_out_of_collections
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.kv_cache import KVCache
-from pagetwin.engine.model_runner import ModelRunner
+from pagetwin.engine.model_runner import ModelRunner, missing_memory_fails
 from pagetwin.engine.models.loader import LoadedModel
 from pagetwin.engine.rehearsal import Rehearsal, RehearsedStep
 from pagetwin.engine.sampler import Sampler, SamplerOutput, SamplingRow
@@ -145,12 +145,20 @@ class GpuRunner(ModelRunner):
 
     @torch.inference_mode()
     def submit(self, plan: StepPlan) -> PendingStep:
-        """Begins to carry out the plan, in the order of docs/policy.md P4.5."""
+        """Begins to carry out the plan, in the order of docs/policy.md P4.5.
+
+        Raises StepFailed where the device has not the memory for it.
+        """
         started = self._clock()
         while len(self._in_flight) >= len(self._slots):
             self._in_flight.popleft().result()
-        self.kv_cache.apply(plan)
+        # The rows first: they must follow every plan, also one that cannot be carried out.
         self.batch.apply(plan)
+        with missing_memory_fails(plan):
+            return self._begin(plan, started)
+
+    def _begin(self, plan: StepPlan, started: float) -> PendingStep:
+        self.kv_cache.apply(plan)
         if not plan.scheduled:
             return DoneStep(StepResult(step=plan.step))
         slot = self._slots[0]

@@ -1,7 +1,8 @@
 """Decides how a planned step is run on the model: memory moves, inputs, forward pass, sampling."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,19 @@ from pagetwin.engine.step_inputs import StepInputs
 
 # Prompt log-probabilities need a row of logits per prompt token; this many are held at once.
 PROMPT_LOGITS_ROWS = 256
+
+
+@contextmanager
+def missing_memory_fails(plan: StepPlan) -> Iterator[None]:
+    """Raises StepFailed where the device, or the host, has not the memory for the plan's step."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise StepFailed(
+            f"step {plan.step}: no memory for {len(plan.scheduled)} sequences and "
+            f"{plan.num_scheduled_tokens} tokens ({str(error).strip() or 'allocation failed'}); "
+            "lower max_num_batched_tokens or num_blocks"
+        ) from error
 
 
 class ModelRunner:
@@ -73,15 +87,8 @@ class ModelRunner:
         self.batch.apply(plan)
         for request_id in plan.ended_requests:
             self._broken_prompts.pop(request_id, None)
-        try:
+        with missing_memory_fails(plan):
             return self._carry_out(plan, started)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            tokens = plan.num_scheduled_tokens
-            raise StepFailed(
-                f"step {plan.step}: no memory for {len(plan.scheduled)} sequences and {tokens} "
-                f"tokens ({str(error).strip() or 'allocation failed'}); lower "
-                "max_num_batched_tokens or num_blocks"
-            ) from error
 
     def _carry_out(self, plan: StepPlan, started: float) -> StepResult:
         self.kv_cache.apply(plan)

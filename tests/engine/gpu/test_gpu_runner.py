@@ -4,18 +4,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import torch
 
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.engine import factory
-from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.config import CacheConfig, EngineConfig, SchedulerConfig
+from pagetwin.engine.errors import ConfigError, StepFailed
+from pagetwin.engine.factory import build_runner
 from pagetwin.engine.gpu_runner import GpuRunner
 from pagetwin.engine.llm import LLM
 from pagetwin.engine.model_runner import ModelRunner
+from pagetwin.engine.models.loader import LoadedModel
+from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import SamplingParams
-from pagetwin.engine.step import PendingStep, StepPlan
+from pagetwin.engine.step import (
+    IntroducedSequence,
+    PendingStep,
+    ScheduledSequence,
+    StepPlan,
+)
+from pagetwin.engine.step_program import StepProgram
 from pagetwin.engine.trace import HeaderRecord
 from pagetwin.simulator.replica import Replica
 
@@ -106,6 +117,44 @@ def test_tokens_and_bits_do_not_depend_on_how_they_were_computed(
         assert outcome.counters.preemptions_recompute > 0
     if knobs.get("enable_prefix_caching", True):
         assert outcome.counters.prefix_hit_tokens > 0
+
+
+def test_a_device_without_memory_is_a_failed_step_after_which_others_run(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "ModelRunner", GpuRunner)
+    scheduler = SchedulerConfig(max_model_len=32, max_num_seqs=2, max_num_batched_tokens=16)
+    cache = CacheConfig(num_blocks=9, block_size=16)
+    config = EngineConfig(cache=cache, scheduler=scheduler, enforce_eager=True)
+    after = msgspec.structs.replace(whole_prompt("s", (5, 6, 7)), step=1)
+    expected = build_runner(config, loaded).execute(after)
+
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    runner = build_runner(config, loaded)
+    with monkeypatch.context() as crowded:
+        crowded.setattr(StepProgram, "run", no_memory)
+        with pytest.raises(StepFailed, match=r"step 0: no memory .* lower max_num_batched_tokens"):
+            runner.execute(whole_prompt("r", (1, 2, 3, 4)))
+    result = runner.execute(msgspec.structs.replace(after, dropped=("r/0",), ended_requests=("r",)))
+    assert result.sampled == expected.sampled
+    assert result.sampled.keys() == {"s/0"}
+
+
+def whole_prompt(name: str, prompt: tuple[int, ...]) -> StepPlan:
+    params = SamplingParams(temperature=0.0)
+    seq_id = f"{name}/0"
+    return StepPlan(
+        step=0,
+        new_requests=(Request(request_id=name, prompt_token_ids=prompt, sampling_params=params),),
+        introduced=(
+            IntroducedSequence(
+                seq_id=seq_id, request_id=name, sample_index=0, token_ids=prompt, block_ids=(3,)
+            ),
+        ),
+        scheduled=(ScheduledSequence(seq_id, 0, len(prompt), samples=True),),
+    )
 
 
 @pytest.mark.gpu
