@@ -152,8 +152,7 @@ class GpuRunner(ModelRunner):
         started = self._clock()
         while len(self._in_flight) >= len(self._slots):
             self._in_flight.popleft().result()
-        # The rows first: they must follow every plan, also one that cannot be carried out.
-        self.batch.apply(plan)
+        self._follow(plan)
         with missing_memory_fails(plan):
             return self._begin(plan, started)
 
@@ -374,6 +373,7 @@ class GpuRunner(ModelRunner):
                 output.invalid[row.seq_id] = BROKEN_LOGITS
             else:
                 output.sampled[row.seq_id] = token
+        self._fail_broken_prompts(launch.draws, output)
         return output
 
 

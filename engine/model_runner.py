@@ -83,12 +83,15 @@ class ModelRunner:
         Raises StepFailed where the device has not the memory for it.
         """
         started = self._clock()
-        # The rows first: they must follow every plan, also one that cannot be carried out.
+        self._follow(plan)
+        with missing_memory_fails(plan):
+            return self._carry_out(plan, started)
+
+    def _follow(self, plan: StepPlan) -> None:
+        """Before anything else: rows must follow every plan, also one that is not carried out."""
         self.batch.apply(plan)
         for request_id in plan.ended_requests:
             self._broken_prompts.pop(request_id, None)
-        with missing_memory_fails(plan):
-            return self._carry_out(plan, started)
 
     def _carry_out(self, plan: StepPlan, started: float) -> StepResult:
         self.kv_cache.apply(plan)
@@ -159,11 +162,15 @@ class ModelRunner:
             # The samples of a group that forks here draw from the very same logits.
             logits = logits[self._to_device(draws.logits_rows)]
         output = self.sampler.sample(logits, draws.rows)
+        self._fail_broken_prompts(draws, output)
+        return output
+
+    def _fail_broken_prompts(self, draws: Draws, output: SamplerOutput) -> None:
+        """No token for a request whose prompt has had broken logits."""
         for row in draws.rows if self._broken_prompts else ():
             reason = self._broken_prompts.get(row.request.request_id)
             if reason is not None:
                 output.drop(row.seq_id, reason)
-        return output
 
     def _prompt_logprobs(
         self, draws: Draws, hidden: Tensor
