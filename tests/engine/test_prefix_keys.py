@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagetwin.engine.config import CacheConfig
-from pagetwin.engine.prefix_keys import BlockKey, KeyChain
+from pagetwin.engine.prefix_keys import BlockKey, KeyChain, block_extras
 from pagetwin.engine.request import MediaSpan, Request
 
 CACHE = CacheConfig(num_blocks=10, block_size=2)
@@ -62,6 +62,32 @@ def test_another_kind_of_cache_shares_no_key(field: str) -> None:
     knobs: dict[str, Any] = {"num_blocks": 10, "block_size": 2, field: "other"}
     other = CacheConfig(**knobs)
     assert all(a.key != b.key for a, b in zip(_keys(), _keys(other), strict=True))
+
+
+def test_extras_are_tagged_and_a_picture_stands_where_its_block_has_it() -> None:
+    """A picture in tokens 6 to 9, another that ends where a block begins."""
+    cache = CacheConfig(num_blocks=10, block_size=4, weights_version="w")
+    request = Request(
+        request_id="a",
+        prompt_token_ids=tuple(range(20)),
+        cache_salt="s",
+        adapter_id="lora",
+        media=(
+            MediaSpan(digest="cat", offset=6, length=4),
+            MediaSpan(digest="dog", offset=12, length=4),
+        ),
+    )
+    adapter = (("adapter", "lora"),)
+    always = (("kv_cache_dtype", "auto"), ("weights_version", "w"))
+    assert [block_extras(request, index, cache) for index in range(5)] == [
+        (("salt", "s"), *adapter, *always),
+        (*adapter, ("media", "cat"), ("media_offset", 2), *always),
+        (*adapter, ("media", "cat"), ("media_offset", -2), *always),
+        (*adapter, ("media", "dog"), ("media_offset", 0), *always),
+        (*adapter, *always),
+    ]
+    plain = Request(request_id="b", prompt_token_ids=TOKENS)
+    assert block_extras(plain, 0, cache) == always
 
 
 def test_keys_are_computed_once() -> None:
