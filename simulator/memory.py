@@ -47,10 +47,13 @@ def chain_keys(
     block_size = len(token_ids) // len(extras)
     packed = array("q", token_ids).tobytes()
     width = len(packed) // len(extras)
+    latest, encoded = None, b""
     for index, tags in enumerate(extras):
+        if tags is not latest:  # most blocks of a sequence have the same
+            latest, encoded = tags, _encoded(tags)
         content = packed[index * width : (index + 1) * width]
         # Lengths are those of the pool, but for the root's; so no two blocks read alike.
-        text = b"%d:%b%b%b" % (len(parent), parent, _encoded(tags), content)
+        text = b"%d:%b%b%b" % (len(parent), parent, encoded, content)
         digest = hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
         tokens = tuple(token_ids[index * block_size : (index + 1) * block_size])
         yield PrefixKey(digest, parent, tokens, tags)

@@ -77,12 +77,14 @@ class ScriptedTokens:
                 self._rows[seq_id].num_computed_tokens = 0
         sampled: dict[str, int] = {}
         searches: dict[str, Request] = {}
-        rows = self._rows
+        rows, script = self._rows, self._script
         for scheduled in plan.scheduled:
             row = rows[scheduled.seq_id]
             if row.is_sample:
                 if scheduled.samples:
-                    sampled[scheduled.seq_id] = self._sample(row)
+                    position = row.num_tokens - row.num_prompt_tokens
+                    row.num_tokens += 1
+                    sampled[scheduled.seq_id] = script(row.request, row.sample_index, position)
             elif row.request.beam_search is not None:
                 computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
                 row.num_computed_tokens = computed
@@ -108,19 +110,16 @@ class ScriptedTokens:
         for row in self._samples.pop(request_id, ()):
             del self._rows[sequence_id(request_id, row.sample_index)]
 
-    def _sample(self, row: _Row) -> int:
-        position = row.num_tokens - row.num_prompt_tokens
-        row.num_tokens += 1
-        return self._script(row.request, row.sample_index, position)
-
     def _fork(self, row: _Row) -> dict[str, int]:
         """The group forks in this step: a token for each of its samples (P2.8)."""
         request = row.request
-        counts = [(row.num_tokens, row.num_computed_tokens)] * request.num_samples
-        self._set_rows(request, counts)
+        position = row.num_tokens - row.num_prompt_tokens
+        self._set_rows(
+            request, [(row.num_tokens + 1, row.num_computed_tokens)] * request.num_samples
+        )
         return {
-            sequence_id(request.request_id, one.sample_index): self._sample(one)
-            for one in self._samples[request.request_id]
+            sequence_id(request.request_id, index): self._script(request, index, position)
+            for index in range(request.num_samples)
         }
 
     def _is_due(self, request: Request) -> bool:
