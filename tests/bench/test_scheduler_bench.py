@@ -91,6 +91,38 @@ def test_planning_256_running_sequences(benchmark: BenchmarkFixture) -> None:
     benchmark.pedantic(plan_one, setup=close_last, rounds=500)
 
 
+def test_passing_over_255_that_wait_for_one_prefix(benchmark: BenchmarkFixture) -> None:
+    """schedule() alone, while a prefix of 512 blocks is computed in chunks of 32."""
+    scheduler = Scheduler(
+        CacheConfig(num_blocks=30_000, block_size=16),
+        SchedulerConfig(
+            max_model_len=16_384, long_prefill_token_threshold=512, wait_for_prefix=True
+        ),
+    )
+    for index in range(256):
+        scheduler.add_request(
+            Request(
+                request_id=f"{index:04d}",
+                prompt_token_ids=(*range(8192), 10_000 + index),
+                sampling_params=SamplingParams(max_tokens=None),
+            )
+        )
+    plans: list[StepPlan] = []
+
+    def close_last() -> None:
+        if plans:
+            scheduler.update(plans[-1], StepResult(step=plans[-1].step))
+
+    def plan_one() -> None:
+        plan = scheduler.schedule()
+        assert plan is not None
+        plans.append(plan)
+
+    benchmark.pedantic(plan_one, setup=close_last, rounds=15)
+    assert {len(plan.scheduled) for plan in plans} == {1}
+    assert scheduler.counters().num_waiting == 255
+
+
 def test_fingerprint_engine_with_8_sequences(benchmark: BenchmarkFixture) -> None:
     """One round is 1,000 engine steps: plan, execute over integers, close."""
     config = EngineConfig(
