@@ -10,7 +10,7 @@ import msgspec
 
 from pagetwin.engine.request import Request
 
-SLACK = 10_000
+SLACK = 1_000
 """Taken blocks that the queue may keep at its front, and that need no account yet."""
 
 Opening = tuple[str | None, str | None, int]
