@@ -88,6 +88,10 @@ def test_extras_are_tagged_and_a_picture_stands_where_its_block_has_it() -> None
     ]
     plain = Request(request_id="b", prompt_token_ids=TOKENS)
     assert block_extras(plain, 0, cache) == always
+    for one in (request, plain):
+        chain = KeyChain(one, cache)
+        for index in range(5):
+            assert chain.extras_of(index) == block_extras(one, index, cache)
 
 
 def test_keys_are_computed_once() -> None:

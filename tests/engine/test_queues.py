@@ -49,7 +49,10 @@ class Line:
         return [*self._returning, *self._new]
 
 
-@given(st.booleans(), st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3)), max_size=60))
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=20, max_size=60),
+)
 def test_the_line_is_in_the_order_of_a_list(
     returning_first: bool, moves: list[tuple[int, int]]
 ) -> None:
@@ -67,7 +70,7 @@ def test_the_line_is_in_the_order_of_a_list(
             seq = out.pop(which % len(out))
             queue.add_preempted(seq, yielding=move == 3)
             line.add_preempted(seq, yielding=move == 3)
-        elif move < 6 and standing:
+        elif standing:
             seq = standing[0 if move == 4 else which % len(standing)]
             queue.remove(seq)
             line.remove(seq)
