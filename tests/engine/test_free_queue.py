@@ -30,5 +30,5 @@ def test_takes_puts_and_removals_match_a_deque(num_ids: int, choices: list[int])
 
 
 def test_taking_from_an_empty_queue_is_an_error() -> None:
-    with pytest.raises(IndexError, match="^take from an empty free queue"):
+    with pytest.raises(IndexError, match=r"^take from an empty free queue"):
         FreeQueue(1, first=1).take()
