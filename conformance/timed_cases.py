@@ -136,9 +136,11 @@ def _calibrated(seed: int, max_num_seqs: int) -> CostModel:
     rng = random.Random(f"costs {seed}")
     products = Curve(knots=(1, 4, 16), seconds=(STEP_S, 0.8 * STEP_S, 1.5 * STEP_S))
     graph = GraphCosts(products=products)
-    eager = EagerCosts(products=products, per_pair_s=1e-6, per_chunk_s=1e-4, per_sample_s=1e-5)
+    eager = EagerCosts(
+        products=products, per_pair_s=1e-6, per_chunk_s=1e-4, per_sample_s=1e-5, per_context_s=1e-6
+    )
     slow_host = HostCosts(
-        before=HostLine(constant_s=rng.choice((1e-3, 4e-3)), per_sequence_s=1e-5),
+        before=HostLine(constant_s=rng.choice((1e-3, 4e-3)), per_decode_s=1e-5),
         launch_s=rng.choice((0.0, 1e-3, 0.9 * STEP_S, 1.2 * STEP_S)),
         after=HostLine(constant_s=1e-4, per_prefill_token_s=1e-6),
     )
@@ -148,6 +150,8 @@ def _calibrated(seed: int, max_num_seqs: int) -> CostModel:
             repeated_share=rng.choice((0.0, 0.9, 1.0)),
             per_position_s=rng.choice((0.0, 1e-4)),
             run=rng.choice((4, 32)),
+            num_idle=rng.choice((1, 8)),
+            tile=rng.choice((0, 4, 16)),
         ),
         graph=rng.choice((graph, graph, None)),
         eager=eager,

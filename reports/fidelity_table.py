@@ -34,19 +34,25 @@ def decision_table(reports: Sequence[FidelityReport]) -> Table:
 
 
 def error_table(reports: Sequence[FidelityReport]) -> Table:
-    """A row per workload and load: errors of the predictions in per cent, of the mean pass."""
-    return _by_load(reports, lambda passes: f"{_error(passes):+.1%}")
-
-
-def passes_table(reports: Sequence[FidelityReport]) -> Table:
-    """Likewise: how far the measured passes of the same requests lie apart, the longest from the
-    shortest, as a share of their mean; for loads with several passes."""
-    return _by_load(reports, _spread, least=2)
+    """A row per run: errors of the predictions in per cent."""
+    return _by_run(reports, lambda measure: f"{measure.error:+.1%}")
 
 
 def interval_table(reports: Sequence[FidelityReport]) -> Table:
-    """Likewise: the errors' 95 % intervals, the mean of the passes' ones."""
-    return _by_load(reports, _interval)
+    """A row per run: the errors' 95 % intervals."""
+    return _by_run(reports, lambda measure: _range(measure.low, measure.high))
+
+
+def passes_table(reports: Sequence[FidelityReport]) -> Table:
+    """A row per workload and load of which there are several passes: how far the measured figures
+    lie apart, the largest from the smallest, as a share of their mean."""
+    rows = []
+    for report in reports:
+        for (workload, load), runs in _loads(report).items():
+            if len(runs) > 1:
+                cells = [report.model, workload, load, str(len(runs))]
+                rows.append([*cells, *(_spread(runs, name) for name in MEASURES)])
+    return Table(["model", "workload", "load", "passes", *MEASURES], rows, num_left=3)
 
 
 def detail_table(reports: Sequence[FidelityReport]) -> Table:
@@ -108,39 +114,24 @@ def _loads(report: FidelityReport) -> dict[tuple[str, str], list[RunFidelity]]:
     return loads
 
 
-def _by_load(
-    reports: Sequence[FidelityReport], cell: Callable[[list[Measure]], str], least: int = 1
-) -> Table:
-    columns = ["model", "workload", "load", "fitted to", "requests", "passes", *MEASURES]
+def _by_run(reports: Sequence[FidelityReport], cell: Callable[[Measure], str]) -> Table:
+    columns = ["model", "workload", "load", "pass", "fitted to", "requests", *MEASURES]
     rows = []
     for report in reports:
         for (workload, load), runs in _loads(report).items():
-            if len(runs) < least:
-                continue
-            fitted = "yes" if any(run.was_fitted_to for run in runs) else "no"
-            cells = [report.model, workload, load, fitted]
-            cells += [str(runs[0].num_requests), str(len(runs))]
-            for name in MEASURES:
-                passes = [m for run in runs for m in run.measures if m.name == name]
-                cells.append(cell(passes) if passes else "")
-            rows.append(cells)
-    return Table(columns, rows, num_left=4)
+            for place, run in enumerate(runs, start=1):
+                fitted = "yes" if run.was_fitted_to else "no"
+                cells = [report.model, workload, load, str(place), fitted, str(run.num_requests)]
+                found = {measure.name: cell(measure) for measure in run.measures}
+                rows.append([*cells, *(found.get(name, "") for name in MEASURES)])
+    return Table(columns, rows, num_left=3)
 
 
-def _error(passes: list[Measure]) -> float:
-    return sum(one.predicted for one in passes) / sum(one.measured for one in passes) - 1
-
-
-def _spread(passes: list[Measure]) -> str:
-    measured = [one.measured for one in passes]
+def _spread(runs: Sequence[RunFidelity], name: str) -> str:
+    measured = [m.measured for run in runs for m in run.measures if m.name == name]
+    if not measured:
+        return ""
     return f"{(max(measured) - min(measured)) * len(measured) / sum(measured):.1%}"
-
-
-def _interval(passes: list[Measure]) -> str:
-    low, high = (
-        sum(getattr(one, side) for one in passes) / len(passes) for side in ("low", "high")
-    )
-    return _range(low, high)
 
 
 def _range(low: float, high: float) -> str:

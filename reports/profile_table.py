@@ -19,6 +19,7 @@ def terms_table(profile: Profile) -> Table:
             ["other steps", "a query-key pair", f"{pair} ps"],
             ["other steps", "a prefilling sequence", _us(costs.eager.per_chunk_s)],
             ["other steps", "a sample", _us(costs.eager.per_sample_s)],
+            ["other steps", "a token seen", _ns(costs.eager.per_context_s)],
         ]
     context = costs.context
     rows += [
@@ -26,9 +27,10 @@ def terms_table(profile: Profile) -> Table:
         ["attention", "saved if another sees it", f"{context.repeated_share:.0%}"],
         [
             "attention",
-            f"a position of the mean sequence, up to {context.run:,}",
+            f"a key of the longest run, up to {context.run:,}",
             _ns(context.per_position_s),
         ],
+        ["attention", "keys gone through together", str(context.tile)],
     ]
     if costs.graph is not None:
         rows += _host("host, CUDA graph", costs.graph_host)
@@ -46,7 +48,8 @@ def _host(part: str, host: HostCosts) -> list[list[str]]:
     for when, line in (("before", host.before), ("after", host.after)):
         rows += [
             [part, when, _us(line.constant_s)],
-            [part, f"{when}, a sequence", _us(line.per_sequence_s)],
+            [part, f"{when}, a decoding sequence", _us(line.per_decode_s)],
+            [part, f"{when}, a prefilling sequence", _us(line.per_chunk_s)],
             [part, f"{when}, a prompt token", _ns(line.per_prefill_token_s)],
             [part, f"{when}, a token before a chunk", _ns(line.per_prefix_token_s)],
         ]
@@ -62,7 +65,7 @@ def _ns(seconds: float) -> str:
 
 
 def cross_validation_table(profile: Profile) -> Table:
-    """A row per workload that was left out of the fit."""
+    """A row per workload that the fit did not see."""
     rows = [
         [
             name,

@@ -67,6 +67,17 @@ def is_graph(table: StepTable) -> Flags:
     return table.graph_size > 0
 
 
+def follows_alike(table: StepTable) -> Flags:
+    """Which steps come after two of the same kind: the device had no time to wait for the host."""
+    kind = is_graph(table)
+    alike = np.zeros(len(table), np.bool_)
+    alike[2:] = (kind[2:] == kind[1:-1]) & (kind[1:-1] == kind[:-2])
+    starts = np.flatnonzero(table.is_first)
+    for after in (0, 1):
+        alike[np.minimum(starts + after, len(table) - 1)] = False
+    return alike
+
+
 def num_tokens(table: StepTable) -> Floats:
     """All tokens that a step computes."""
     return table.column("num_prefill_tokens") + table.column("num_decode_sequences")

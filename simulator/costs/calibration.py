@@ -6,9 +6,22 @@ from pathlib import Path
 
 from pagetwin.engine.errors import ConfigError
 from pagetwin.engine.trace import HeaderRecord
-from pagetwin.simulator.costs.fitting import cross_validate, fit, measured_range
+from pagetwin.simulator.costs.fitting import (
+    cross_validate,
+    fit,
+    held_out_error,
+    measured_range,
+)
 from pagetwin.simulator.costs.floors import Floors
-from pagetwin.simulator.costs.profile import Profile, Source, Subject, roofline_floor, subject_of
+from pagetwin.simulator.costs.profile import (
+    HeldOut,
+    Profile,
+    Source,
+    Subject,
+    roofline_floor,
+    subject_of,
+)
+from pagetwin.simulator.costs.step_costs import CalibratedCosts
 from pagetwin.simulator.recordings.reading import identity, read_records
 from pagetwin.simulator.recordings.runs import RecordedRun, read_runs
 from pagetwin.simulator.recordings.steps import StepTable
@@ -24,73 +37,87 @@ class Collected:
     """The measured steps of some histories."""
 
     header: HeaderRecord
-    tables: dict[str, list[StepTable]] = field(default_factory=dict)
+    passes: dict[str, list[StepTable]] = field(default_factory=dict)
+    """By workload and load: the label without its last part."""
     sources: list[Source] = field(default_factory=list)
 
     def by_workload(self) -> dict[str, StepTable]:
-        return {name: StepTable.joined(tables) for name, tables in self.tables.items()}
+        """All that a fit may see: of several passes not the first, in which memory is allocated
+        and what is seen for the first time takes longer."""
+        found: dict[str, list[StepTable]] = {}
+        for label, passes in self.passes.items():
+            found.setdefault(label.partition("/")[0], []).extend(passes[1:] or passes)
+        return {name: StepTable.joined(tables) for name, tables in found.items()}
 
 
 def calibrate(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Profile:
     """A profile fitted to histories of one engine, model and device.
 
-    With `workloads` only to runs of those. Raises ConfigError if the histories are of different
-    subjects, say too little of where they come from, or hold too few steps; TraceError if one
-    cannot be read.
+    With `workloads` only to runs of those, and the others judge it; else each judges a fit to the
+    rest. Raises ConfigError if the histories are of different subjects, say too little of where
+    they come from, or hold too few steps; TraceError if one cannot be read.
     """
-    return profile_of(collect(paths, workloads))
+    collected = collect(paths)
+    tables = collected.by_workload()
+    unknown = [name for name in workloads if name not in tables]
+    if unknown:
+        raise ConfigError(
+            f"no run of workload {', '.join(unknown)} in these histories; they hold "
+            f"{', '.join(tables)}"
+        )
+    return profile_of(collected, only=workloads)
 
 
-def profile_of(collected: Collected, *, without: str | None = None) -> Profile:
+def profile_of(
+    collected: Collected, *, only: Sequence[str] = (), without: str | None = None
+) -> Profile:
     """Likewise, of steps that were collected; not fitted to the workload `without`."""
     header = collected.header
     subject = recorded_subject(header)
     floors = Floors.of(roofline_floor(header.model_config, subject))
     tables = collected.by_workload()
-    fitted = {name: table for name, table in tables.items() if name != without}
+    fitted = {name: t for name, t in tables.items() if name != without and name in (only or tables)}
     everything = StepTable.joined(fitted.values())
     max_num_seqs = header.scheduler.max_num_seqs
+    costs = fit(everything, floors)
+    judged: dict[str, HeldOut] = {}
+    if only:
+        model = CalibratedCosts(costs, max_num_seqs=max_num_seqs)
+        unseen = {name: table for name, table in tables.items() if name not in fitted}
+        judged = {name: held_out_error(model, table) for name, table in unseen.items()}
+    elif without is None:
+        judged = cross_validate(tables, floors, always=(PROBE,), max_num_seqs=max_num_seqs)
     return Profile(
         subject=subject,
         model=Path(header.model or "").name,
         model_config=header.model_config,
         sources_sha256=header.versions.get("sources", ""),
         max_num_seqs=max_num_seqs,
-        costs=fit(everything, floors),
+        costs=costs,
         measured_up_to=measured_range(everything),
         fitted_to=tuple(collected.sources),
-        not_fitted_to=() if without is None else (without,),
-        cross_validation={}
-        if without is not None
-        else cross_validate(tables, floors, always=(PROBE,), max_num_seqs=max_num_seqs),
+        not_fitted_to=tuple(name for name in tables if name not in fitted),
+        cross_validation=judged,
     )
 
 
-def collect(paths: Sequence[Path], workloads: Sequence[str] = ()) -> Collected:
+def collect(paths: Sequence[Path]) -> Collected:
     """The steps of all runs, warm-ups aside; raises like `calibrate`."""
     collected: Collected | None = None
-    seen: list[str] = []
     for path in paths:
         steps: dict[str, int] = {}
         for run in read_runs(read_records(path)):
             collected = collected or Collected(run.header)
             _require_one_subject(collected.header, run, path)
-            if run.workload not in seen:
-                seen.append(run.workload)
-            if run.workload == WARM_UP or (workloads and run.workload not in workloads):
+            if run.workload == WARM_UP:
                 continue
-            collected.tables.setdefault(run.workload, []).append(run.steps)
+            load = run.label.rpartition("/")[0] or run.label
+            collected.passes.setdefault(load, []).append(run.steps)
             steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
         source = Source(name=path.name, sha256=identity(path).sha256, workloads=steps)
         if collected is not None:
             collected.sources.append(source)
-    unknown = [name for name in workloads if name not in seen]
-    if unknown:
-        raise ConfigError(
-            f"no run of workload {', '.join(unknown)} in these histories; they hold "
-            f"{', '.join(seen) or 'none'}"
-        )
-    if collected is None or not collected.tables:
+    if collected is None or not collected.passes:
         names = ", ".join(map(str, paths))
         raise ConfigError(f"no step to fit to in {names}: record whole workloads")
     return collected

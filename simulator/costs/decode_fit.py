@@ -1,11 +1,13 @@
 """Fits what decode steps of CUDA graphs cost: products by graph, and attention.
 
 The products of a graph take what they take, whatever the sequences see: for given attention, each
-graph's is the median of what is left. So only attention's three terms are searched for, those
-with which least is left over in all, for each of the runs that a program may have.
+graph's is the median of what is left. So only attention's terms are searched for, those with which
+least is left over in all, for each of the runs that a program may have.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
@@ -15,7 +17,9 @@ from pagetwin.simulator.costs.floors import USUAL_SHARE, Floors
 from pagetwin.simulator.costs.step_costs import ContextCosts, GraphCosts
 from pagetwin.simulator.recordings.steps import Floats, StepTable
 
-_RUNS = (256, 512, 1024, 2048)
+_RUNS = (1024, 2048)
+_IDLE = (8, 32)
+_TILES = (0, 64, 128)
 _USUAL_REPEATED_SHARE = 0.9
 """Keys and values from the device's cache cost about a tenth; for where nobody measured it."""
 _MAX_ROWS = 4000
@@ -26,52 +30,67 @@ _TOLD_APART = 1e-4
 def fit_graph(table: StepTable, floors: Floors) -> tuple[ContextCosts, GraphCosts]:
     """What decode steps of CUDA graphs cost, at least one of them."""
     rows = _Rows.of(table)
-    best: tuple[float, Floats, int] | None = None
     usual = rows.usual(floors)
-    for run in _RUNS:
-        left, searched = _search(rows, run, usual, floors)
-        if best is None or left < best[0] - 1e-9:
-            best = left, searched, run
-    assert best is not None
-    per_token, per_position, share = _bounded(best[1], floors)
-    terms = (per_token, per_position, share)
-    sizes, seconds = rows.products(terms, best[2])
+    found = [
+        _search(rows, _Shape(*shape), usual, floors) for shape in product(_RUNS, _IDLE, _TILES)
+    ]
+    _, shape, terms = min(found, key=lambda one: one[0])
+    sizes, seconds = rows.products(terms, shape)
     context = ContextCosts(
-        per_token_s=per_token, repeated_share=share, per_position_s=per_position, run=best[2]
+        per_token_s=terms.per_token,
+        repeated_share=terms.share,
+        per_position_s=terms.per_position,
+        run=shape.run,
+        num_idle=shape.num_idle,
+        tile=shape.tile,
     )
     products = Curve(knots=sizes, seconds=seconds, slope_after_s=floors.per_token_s)
     return context, GraphCosts(products=products)
 
 
-def _search(rows: "_Rows", run: int, usual: Floats, floors: Floors) -> tuple[float, Floats]:
+class _Shape(NamedTuple):
+    """What is tried out rather than searched for; see `ContextCosts`."""
+
+    run: int
+    num_idle: int
+    tile: int
+
+
+class _Terms(NamedTuple):
+    """Of attention, in seconds; see `ContextCosts`."""
+
+    per_token: float
+    per_position: float
+    share: float
+
+    @classmethod
+    def of(cls, searched: Floats, floors: Floors) -> "_Terms":
+        """Of what is searched, which may be any numbers."""
+        token, position = np.exp(np.clip(searched[:2], -40, 0)).tolist()
+        share = float(1 / (1 + np.exp(-np.clip(searched[2], -30, 30))))
+        return cls(max(token, floors.per_context_s), position, share)
+
+
+def _search(
+    rows: "_Rows", shape: _Shape, usual: Floats, floors: Floors
+) -> tuple[float, _Shape, _Terms]:
     """What is left over at the best, and the terms there."""
 
-    def left_over(terms: Floats) -> float:
-        away = float(np.abs(terms - usual).sum())
-        return rows.left_over(_bounded(terms, floors), run) + _TOLD_APART * away
+    def left_over(searched: Floats) -> float:
+        away = float(np.abs(searched - usual).sum())
+        return rows.left_over(_Terms.of(searched, floors), shape) + _TOLD_APART * away
 
-    terms = usual
+    at = usual
     for _ in range(2):  # again from where it came to rest, which may be no minimum
-        corners = np.vstack([terms, terms + 0.3 * np.eye(3)])
+        corners = np.vstack([at, at + 0.3 * np.eye(len(at))])
         found = minimize(
             left_over,
-            terms,
+            at,
             method="Nelder-Mead",
-            options={"initial_simplex": corners, "maxfev": 150, "xatol": 1e-3, "fatol": 1e-7},
+            options={"initial_simplex": corners, "maxfev": 90, "xatol": 1e-3, "fatol": 1e-7},
         )
-        terms = found.x
-    return float(found.fun), terms
-
-
-Terms = tuple[float, float, float]
-"""Seconds for each token seen and for each position of a run, and the share of the repeated."""
-
-
-def _bounded(searched: Floats, floors: Floors) -> Terms:
-    """Terms of what is searched, which may be any numbers."""
-    per_token, per_position = np.exp(np.clip(searched[:2], -40, 0)).tolist()
-    share = float(1 / (1 + np.exp(-np.clip(searched[2], -30, 30))))
-    return max(per_token, floors.per_context_s), per_position, share
+        at = found.x
+    return float(found.fun), shape, _Terms.of(at, floors)
 
 
 @dataclass(frozen=True)
@@ -84,7 +103,7 @@ class _Rows:
     seconds: Floats
     context: Floats
     repeated: Floats
-    mean: Floats
+    count: Floats
     weights: Floats
 
     @classmethod
@@ -108,7 +127,7 @@ class _Rows:
             seconds=seconds,
             context=context,
             repeated=table.column("num_repeated_tokens")[order],
-            mean=context / count,
+            count=count,
             weights=1 / np.sqrt(np.maximum(seconds, 1e-9)),
         )
 
@@ -118,25 +137,30 @@ class _Rows:
         share = np.log(_USUAL_REPEATED_SHARE / (1 - _USUAL_REPEATED_SHARE))
         return np.array([np.log(per_token), np.log(10 * per_token), share])
 
-    def attention(self, terms: Terms, run: int) -> Floats:
-        per_token, per_position, share = terms
-        memory = per_token * (self.context - share * self.repeated)
-        return np.maximum(memory, per_position * np.minimum(self.mean, run))
+    def attention(self, terms: _Terms, shape: _Shape) -> Floats:
+        least = self.count * shape.tile
+        keys = np.maximum(self.context + least / 2, least)
+        memory = terms.per_token * (keys - terms.share * self.repeated)
+        hidden = np.minimum(1.0, shape.num_idle / self.count)
+        return memory + terms.per_position * np.minimum(keys / self.count, shape.run) * hidden
 
-    def left_over(self, terms: Terms, run: int) -> float:
+    def left_over(self, terms: _Terms, shape: _Shape) -> float:
         """What the terms do not explain, as a share of all."""
-        left = self.seconds - self.attention(terms, run)
+        left = self.seconds - self.attention(terms, shape)
         total = 0.0
-        for start, end in zip(self.starts, self.starts[1:], strict=False):
-            off = np.abs(left[start:end] - np.median(left[start:end]))
+        for start, end in pairwise(self.starts):
+            off = np.abs(left[start:end] - self._products(left, start, end))
             total += float((off * self.weights[start:end]).sum())
         return total / float((self.seconds * self.weights).sum())
 
-    def products(self, terms: Terms, run: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    def products(self, terms: _Terms, shape: _Shape) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Sizes of graphs, and what is left for the products of each."""
-        left = self.seconds - self.attention(terms, run)
-        medians = [
-            max(float(np.median(left[start:end])), 0.0)
-            for start, end in zip(self.starts, self.starts[1:], strict=False)
-        ]
-        return self.sizes, tuple(medians)
+        left = self.seconds - self.attention(terms, shape)
+        medians = [self._products(left, start, end) for start, end in pairwise(self.starts)]
+        return self.sizes, tuple(max(median, 0.0) for median in medians)
+
+    def _products(self, left: Floats, start: int, end: int) -> float:
+        """The median of what is left, of steps that repeat nothing if there are some: what is
+        saved by repeating is the least certain term."""
+        plain = left[start:end][self.repeated[start:end] == 0]
+        return float(np.median(plain if len(plain) else left[start:end]))

@@ -33,16 +33,15 @@ def fit_eager(
     table, seconds = table.where(chosen), device_seconds[chosen]
     tokens, extras = num_tokens(table), np.stack([table.column(name) for name in _EXTRAS], axis=1)
     if context is not None:
-        seen = extras[:, 3] - context.repeated_share * table.column("num_repeated_tokens")
-        seconds = np.maximum(seconds - context.per_token_s * seen, 0.0)
-        extras[:, 3] = 0.0
+        extras[:, 3] -= context.repeated_share * table.column("num_repeated_tokens")
     if graph is not None:
         sizes = np.array(graph.products.knots, float)
         tokens = np.concatenate([tokens, sizes])
         seconds = np.concatenate([seconds, graph.products.seconds])
         extras = np.vstack([extras, np.outer(sizes, [0.0, 0.0, 1.0, 0.0])])
     knots = knots_for(tokens, TOKEN_KNOTS)
-    floor = np.array([0.0] * len(knots) + [floors.per_pair_s, 0.0, 0.0, floors.per_context_s])
+    per_context_s = floors.per_context_s if context is None else context.per_token_s
+    floor = np.array([0.0] * len(knots) + [floors.per_pair_s, 0.0, 0.0, per_context_s])
     widths = np.diff(np.array(knots, float), prepend=knots[0])
     usual = np.concatenate([widths * floors.per_token_s, floor[len(knots) :]]) / USUAL_SHARE
     found = solve(np.hstack([rise_columns(tokens, knots), extras]), seconds, floor, usual)
@@ -52,5 +51,11 @@ def fit_eager(
         seconds=tuple(np.cumsum(found[: len(knots)]).tolist()),
         slope_after_s=floors.per_token_s,
     )
-    costs = EagerCosts(products=products, per_pair_s=pair, per_chunk_s=chunk, per_sample_s=sample)
+    costs = EagerCosts(
+        products=products,
+        per_pair_s=pair,
+        per_chunk_s=chunk,
+        per_sample_s=sample,
+        per_context_s=token,
+    )
     return context or ContextCosts(per_token_s=token), costs

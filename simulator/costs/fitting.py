@@ -11,7 +11,7 @@ import numpy as np
 
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.clock import to_seconds
-from pagetwin.simulator.costs.basis import is_graph, num_tokens
+from pagetwin.simulator.costs.basis import follows_alike, is_graph, num_tokens
 from pagetwin.simulator.costs.decode_fit import fit_graph
 from pagetwin.simulator.costs.eager_fit import fit_eager
 from pagetwin.simulator.costs.floors import Floors
@@ -43,7 +43,8 @@ def fit(table: StepTable, floors: Floors) -> StepCosts:
     context: ContextCosts | None = None
     graph_costs = eager_costs = None
     if len(graph):
-        context, graph_costs = fit_graph(graph, floors)
+        steady = table.where(is_graph(table) & follows_alike(table))
+        context, graph_costs = fit_graph(steady if len(steady) else graph, floors)
     if len(eager):
         device = eager.device_seconds if has_device else eager.seconds
         context, eager_costs = fit_eager(

@@ -11,7 +11,7 @@ from pagetwin.simulator.costs.solving import solve
 from pagetwin.simulator.costs.step_costs import HostCosts, HostLine
 from pagetwin.simulator.recordings.steps import Floats, StepTable
 
-_UNHINDERED = 10
+_UNHINDERED = 25
 """Percentile of the launches: the longer ones waited for room in the device's queue."""
 _NO_WAIT = 1
 """Percentile of the waits: the shortest ones only fetched the tokens."""
@@ -42,9 +42,17 @@ def fit_host(table: StepTable, fetch_s: float) -> HostCosts:
     )
 
 
+_LINE = (
+    "num_decode_sequences",
+    "num_prefill_sequences",
+    "num_prefill_tokens",
+    "num_prefix_tokens",
+)
+"""What the terms of a `HostLine` are for, in its order, after the constant."""
+
+
 def _line(table: StepTable, seconds: Floats) -> HostLine:
-    tokens, prefix = table.column("num_prefill_tokens"), table.column("num_prefix_tokens")
-    columns = np.stack([np.ones(len(table)), num_sequences(table), tokens, prefix], axis=1)
-    nothing = np.zeros(4)
+    columns = np.stack([np.ones(len(table)), *map(table.column, _LINE)], axis=1)
+    nothing = np.zeros(columns.shape[1])
     found = solve(columns, np.maximum(seconds, 0.0), nothing, nothing)
     return HostLine(**dict(zip(HostLine.__struct_fields__, found.tolist(), strict=True)))

@@ -77,7 +77,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     not_fitted_to: tuple[str, ...] = ()
     """Workloads in them that were left out, to be validated on."""
     cross_validation: dict[str, HeldOut]
-    """By workload that was left out."""
+    """By workload that was left out: of this fit, or of one to the others."""
 
     @property
     def label(self) -> str:

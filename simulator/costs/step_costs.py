@@ -2,12 +2,15 @@
 
 The device's part of a step that only decodes, run by a CUDA graph:
 
-    products(graph's size) + max(a * (context - s * repeated), b * min(context / n, run))
+    products(graph's size) + a * (keys - s * repeated) + b * min(keys / n, run) * min(1, m / n)
+    keys = max(context + n * tile / 2, n * tile)
 
-of n sequences: products with weights, and attention, which either waits for memory or for the
-program that goes through the longest run of keys by itself. Any other step:
+of n sequences: products with weights, and attention, which goes through whole tiles of keys (each
+sequence's last one is half full on average), reads them, and waits for the program that goes
+through the longest run of them by itself, the less, the more sequences fill the device meanwhile.
+Any other step:
 
-    products(tokens) + a * (context - s * repeated) + c * pairs + d * chunks + e * samples
+    products(tokens) + f * (context - s * repeated) + c * pairs + d * chunks + e * samples
 
 The host's part are straight lines in sequences and prompt tokens, one before the launch and one
 after the end, and a constant for the launches of a step without a graph.
@@ -36,6 +39,10 @@ class ContextCosts(_Terms, frozen=True, kw_only=True, dict=True):
     """What a program takes for each key that it goes through."""
     run: int = 1024
     """Keys that one program goes through at most."""
+    num_idle: int = 8
+    """Sequences up to which nothing hides that."""
+    tile: int = 0
+    """Keys that are gone through together; even."""
 
 
 class GraphCosts(_Terms, frozen=True, kw_only=True):
@@ -53,22 +60,28 @@ class EagerCosts(_Terms, frozen=True, kw_only=True):
     per_pair_s: float
     per_chunk_s: float
     per_sample_s: float
+    per_context_s: float = 0.0
+    """For tokens that decoding sequences see: beside prompts, they are not divided among programs
+    as they are alone."""
 
 
 class HostLine(_Terms, frozen=True, kw_only=True):
     """The host's, for a step."""
 
     constant_s: float = 0.0
-    per_sequence_s: float = 0.0
+    per_decode_s: float = 0.0
+    """For each sequence that decodes."""
+    per_chunk_s: float = 0.0
+    """For each that prefills."""
     per_prefill_token_s: float = 0.0
     per_prefix_token_s: float = 0.0
     """For tokens before a chunk: most were just looked up in the prefix cache."""
 
     def ticks(self, parts: StepComposition) -> int:
-        sequences = parts.num_prefill_sequences + parts.num_decode_sequences
         return to_ticks(
             self.constant_s
-            + self.per_sequence_s * sequences
+            + self.per_decode_s * parts.num_decode_sequences
+            + self.per_chunk_s * parts.num_prefill_sequences
             + self.per_prefill_token_s * parts.num_prefill_tokens
             + self.per_prefix_token_s * parts.num_prefix_tokens
         )
@@ -132,8 +145,11 @@ class CalibratedCosts:
         seconds += eager.per_pair_s * parts.prefill_area
         seconds += eager.per_chunk_s * parts.num_prefill_sequences
         seconds += eager.per_sample_s * parts.num_samples
-        ticks = to_ticks(seconds) + self._per_token * parts.num_context_tokens
-        ticks = max(1, ticks - self._per_repeated * parts.num_repeated_tokens)
+        share = self._costs.context.repeated_share
+        seconds += eager.per_context_s * (
+            parts.num_context_tokens - share * parts.num_repeated_tokens
+        )
+        ticks = max(1, to_ticks(seconds))
         return ticks if self.floor is None else max(ticks, self.floor.ticks(parts))
 
     def host_ticks(self, parts: StepComposition) -> HostTicks:
@@ -172,14 +188,18 @@ class CalibratedCosts:
         return self._products[count]
 
     def _attention_line(self, count: int, context: int, repeated: int) -> DecodeLine:
-        """The longer of what memory takes and what the longest run takes."""
-        memory = DecodeLine(-self._per_repeated * repeated, self._per_token)
-        costs = self._costs.context
-        slope = to_ticks(costs.per_position_s / max(count, 1))
-        bend = count * costs.run
-        is_short = context <= bend
-        run = DecodeLine(0, slope, bend) if is_short else DecodeLine(slope * bend, 0)
-        return _upper(memory, run, context)
+        costs, count = self._costs.context, max(count, 1)
+        saved, half = self._per_repeated * repeated, count * (costs.tile // 2)
+        hidden = min(1.0, costs.num_idle / count)
+        per_position = to_ticks(costs.per_position_s * hidden / count)
+        bend = count * max(costs.run, costs.tile)  # Keys from which on no run is longer.
+        if context < half:
+            keys = 2 * half
+            return DecodeLine((self._per_token + per_position) * keys - saved, 0, half - 1)
+        base, slope = self._per_token * half - saved, self._per_token
+        if context + half <= bend:
+            return DecodeLine(base + per_position * half, slope + per_position, bend - half)
+        return DecodeLine(base + per_position * bend, slope)
 
 
 def _upper(one: DecodeLine, other: DecodeLine, context: int) -> DecodeLine:

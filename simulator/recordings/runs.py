@@ -153,6 +153,8 @@ class _Builder:
         handed_in = [one.submit_s for one in self.together]
         self.first_step = step
         self.first_start_s = max(handed_in, default=self.last_result_s)
+        if self.first_start_s > -float("inf"):
+            self.host.begin(self.first_start_s)
         for one in self.together:
             one.due_s = self.first_start_s
         self.together, self.is_idle = [], False

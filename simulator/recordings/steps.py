@@ -1,7 +1,7 @@
 """Decides what is known of a measured step, and how the host's time is told apart."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,50 +95,63 @@ _COLUMNS = StepTable.__struct_fields__
 
 @dataclass(frozen=True)
 class _Cycle:
-    """From one result to the next, with one plan between them."""
+    """From one result, or the end of an idle time, to the next result."""
 
     begun_s: float
-    plan_s: float
+    plans: tuple[tuple[int, float], ...]
+    """Number and time of each step that was planned meanwhile, at least one."""
     closed: Step
     end_s: float
 
-    def tell(self, planned: Step, timings: StepTimings) -> None:
-        """`planned` is the step that was planned, and these are its phases."""
-        ready_s = self.plan_s + timings.prepare_s
-        planned.before_seconds = ready_s - self.begun_s
-        planned.launch_seconds = timings.execute_s
-        left_s = self.end_s - ready_s - timings.execute_s
-        self.closed.after_seconds = left_s - self.closed.wait_seconds
+    def tell(self, phases: Mapping[int, tuple[Step, StepTimings]]) -> None:
+        """Fills in the figures of the steps that were planned, and of the one that was closed."""
+        free_s = self.begun_s
+        for number, plan_s in self.plans:
+            step, timings = phases[number]
+            ready_s = plan_s + timings.prepare_s
+            step.before_seconds = ready_s - free_s
+            step.launch_seconds = timings.execute_s
+            free_s = ready_s + timings.execute_s
+        self.closed.after_seconds = self.end_s - free_s - self.closed.wait_seconds
 
 
 class HostTimes:
-    """Divides the time between two results: it went into planning and launching one step, and
-    into awaiting and closing another, the same one if none is planned ahead."""
+    """Divides the time between two results: it went into planning and launching steps, mostly one,
+    and into awaiting and closing another, or the same one if none is planned ahead."""
 
     def __init__(self) -> None:
-        self._last_result_s: float | None = None
-        self._planned: list[tuple[int, float | None]] = []
-        self._untold: dict[int, _Cycle] = {}
-        """By the step that was planned, whose phases its result will tell."""
+        self._begun_s: float | None = None
+        self._plans: list[tuple[int, float | None]] = []
+        self._cycle: _Cycle | None = None
+        """The last one, if a step of it has no result yet that tells its phases."""
+        self._phases: dict[int, tuple[Step, StepTimings]] = {}
+
+    def begin(self, now: float) -> None:
+        """There is something to do again."""
+        self._begun_s = now
 
     def plan(self, number: int, time_s: float | None) -> None:
-        self._planned.append((number, time_s))
+        self._plans.append((number, time_s))
 
     def result(self, number: int, step: Step, timings: StepTimings, now: float) -> None:
-        """Step `number` was closed; its figures, and those of the one before, are filled in."""
-        cycle = self._untold.pop(number, None)
-        if cycle is not None:
-            cycle.tell(step, timings)
-        if self._last_result_s is not None and len(self._planned) == 1:
-            [(planned, plan_s)] = self._planned
-            if plan_s is not None:
-                cycle = _Cycle(self._last_result_s, plan_s, step, now)
-                if planned == number:
-                    cycle.tell(step, timings)
-                else:
-                    self._untold[planned] = cycle
-        self._planned, self._last_result_s = [], now
+        """Step `number` was closed; figures that can be told now are filled in."""
+        self._phases[number] = step, timings
+        self._tell()
+        plans = tuple((planned, at) for planned, at in self._plans if at is not None)
+        if self._begun_s is not None and plans and len(plans) == len(self._plans):
+            self._cycle = _Cycle(self._begun_s, plans, step, now)
+            self._tell()
+        self._plans, self._begun_s = [], now
 
     def idle(self) -> None:
-        """Nothing is left to do: what comes before the next plan is not the host's work."""
-        self._last_result_s = None
+        """Nothing is left to do: what comes before `begin` is not the host's work."""
+        self._begun_s = None
+        self._phases.clear()
+
+    def _tell(self) -> None:
+        cycle = self._cycle
+        if cycle is not None and all(number in self._phases for number, _ in cycle.plans):
+            cycle.tell(self._phases)
+            last = max(self._phases)
+            self._phases = {last: self._phases[last]}
+            self._cycle = None

@@ -22,7 +22,11 @@ def calibrate(
     ] = Path("profile.json"),
     workload: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Fit to runs of this one only; several times."),
+        typer.Option(
+            metavar="NAME",
+            help="Fit to runs of this one only, and judge by the others; several times. `probe` is "
+            "what --probe recorded.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the profile, and only it, on standard output.")
@@ -51,7 +55,7 @@ def _print(profile: "Profile") -> None:
     print(f"{profile.label}\n")
     print(terms_table(profile).text())
     if profile.cross_validation:
-        print("\nfitted to the other workloads, then compared with this one\n")
+        print("\nworkloads that the fit did not see\n")
         print(cross_validation_table(profile).text())
     else:
         print("\none workload only: nothing is left to validate on")

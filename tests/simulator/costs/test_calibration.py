@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.cuda_graphs import graph_sizes as engine_graph_sizes
 from pagetwin.engine.errors import ConfigError, TraceError
-from pagetwin.engine.trace import ResultRecord, read_history
+from pagetwin.engine.trace import HeaderRecord, ResultRecord, read_history
 from pagetwin.simulator.cost_model import LinearCostModel, StepComposition
 from pagetwin.simulator.costs.basis import Curve
-from pagetwin.simulator.costs.calibration import calibrate
+from pagetwin.simulator.costs.calibration import Collected, calibrate
 from pagetwin.simulator.costs.datasheets import GPUS
 from pagetwin.simulator.costs.fitting import held_out_error
 from pagetwin.simulator.costs.graph_sizes import graph_sizes
@@ -31,6 +32,7 @@ from pagetwin.simulator.costs.step_costs import (
 )
 from pagetwin.simulator.recordings.reading import read_records
 from pagetwin.simulator.recordings.runs import read_runs
+from pagetwin.simulator.recordings.steps import Step, StepTable
 from pagetwin.simulator.step_clock import decode_parts
 
 Write = Callable[..., Path]
@@ -39,7 +41,7 @@ small = st.floats(0, 1e-6)
 curves = st.lists(st.floats(1e-5, 1e-3), min_size=1, max_size=5).map(
     lambda seconds: Curve(knots=tuple(range(1, 20 * len(seconds) + 1, 20)), seconds=tuple(seconds))
 )
-lines = st.builds(HostLine, constant_s=small, per_sequence_s=small, per_prefill_token_s=small)
+lines = st.builds(HostLine, constant_s=small, per_decode_s=small, per_prefill_token_s=small)
 floors = st.none() | st.just(
     Roofline(
         shape=ModelShape(
@@ -65,6 +67,8 @@ models = st.builds(
             repeated_share=st.floats(0, 1),
             per_position_s=small,
             run=st.sampled_from([1, 64, 1024]),
+            num_idle=st.sampled_from([1, 8]),
+            tile=st.sampled_from([0, 2, 128]),
         ),
         graph=st.none() | st.builds(GraphCosts, products=curves),
         eager=st.builds(
@@ -147,6 +151,37 @@ def test_known_costs_are_found_and_predict_a_workload_that_was_not_seen(
     assert error.steps > 100
     assert abs(error.total_error) < 0.02
     assert error.mean_absolute_error < 0.05
+
+
+def test_fitted_to_some_workloads_it_is_judged_by_the_others(write_history: Write) -> None:
+    paths = [write_history("probe", rate=40.0), write_history("calm", rate=4.0)]
+    profile = calibrate(paths, ["probe"])
+    assert profile.not_fitted_to == ("calm",)
+    assert set(profile.cross_validation) == {"calm"}
+    assert abs(profile.cross_validation["calm"].total_error) < 0.02
+    assert set(calibrate(paths).cross_validation) == {"calm"}, "nothing is judged by calibration"
+
+
+def test_of_several_passes_the_first_is_not_fitted_to() -> None:
+    def steps(seconds: float) -> StepTable:
+        one = Step(
+            parts=decode_parts(1, 5),
+            seconds=seconds,
+            device_seconds=0.0,
+            graph_size=0,
+            wait_seconds=0.0,
+            is_first=False,
+            is_ahead=False,
+        )
+        return StepTable.of([one])
+
+    scheduler = SchedulerConfig(max_model_len=64)
+    collected = Collected(HeaderRecord(cache=CacheConfig(num_blocks=9), scheduler=scheduler))
+    collected.passes = {
+        "chat/at-once": [steps(9.0), steps(1.0), steps(2.0)],
+        "chat/poisson:60%": [steps(3.0)],
+    }
+    assert collected.by_workload()["chat"].seconds.tolist() == [1, 2, 3]
 
 
 def test_a_profile_survives_its_file_and_says_what_it_is_of(

@@ -1,6 +1,7 @@
 """Recorded steps: whose time was whose, and what sequences share, told from the records alone."""
 
 import logging
+import math
 
 import msgspec
 import pytest
@@ -35,37 +36,41 @@ def phases(prepare_s: float, execute_s: float) -> StepTimings:
 
 def test_the_time_between_two_results_is_divided_among_two_steps() -> None:
     host, steps = HostTimes(), [step(wait_s=2.0) for _ in range(4)]
+    host.begin(0.0)
     host.plan(0, 0.5)
     host.plan(1, 1.0)
-    host.result(0, steps[0], phases(0.1, 0.2), 10.0)
+    host.result(0, steps[0], phases(0.125, 0.25), 10.0)
     host.plan(2, 10.5)
-    host.result(1, steps[1], phases(0.1, 0.2), 14.0)
+    host.result(1, steps[1], phases(0.125, 0.5), 14.0)
     host.plan(3, 14.25)
     host.result(2, steps[2], phases(0.5, 0.25), 18.0)
     host.result(3, steps[3], phases(0.5, 0.5), 20.0)
     told = [(one.before_seconds, one.launch_seconds, one.after_seconds) for one in steps]
-    nothing = float("nan")
-    assert told[0] == pytest.approx((nothing, nothing, nothing), nan_ok=True)
+    # Two were planned at first: step 1 at 1.0, when step 0 was launched since 0.875.
+    assert told[0] == (0.625, 0.25, 10.0 - 1.625 - 2.0)
+    assert told[1][:2] == (1.125 - 0.875, 0.5)
     # Step 2 was planned at 10.5, ready at 11.0, launched at 11.25; then step 1 was awaited for 2.
-    assert told[2][:2] == pytest.approx((1.0, 0.25))
-    assert told[1][2] == pytest.approx(14.0 - 11.25 - 2.0)
-    assert told[3][:2] == pytest.approx((0.75, 0.5))
-    assert told[2][2] == pytest.approx(18.0 - 15.25 - 2.0)
-    assert told[3][2] == pytest.approx(nothing, nan_ok=True), "nobody was planned meanwhile"
+    assert told[2][:2] == (1.0, 0.25)
+    assert told[1][2] == 14.0 - 11.25 - 2.0
+    assert told[3][:2] == (0.75, 0.5)
+    assert told[2][2] == 18.0 - 15.25 - 2.0
+    assert math.isnan(told[3][2]), "nobody was planned meanwhile"
 
 
 def test_a_step_alone_has_all_the_time_and_what_was_idle_counts_for_nothing() -> None:
     host, first, second, third = HostTimes(), step(), step(0.5), step()
     host.plan(0, 1.0)
     host.result(0, first, phases(0.1, 0.1), 2.0)
+    assert math.isnan(first.before_seconds), "nobody knows when it could begin"
     host.plan(1, 2.25)
     host.result(1, second, phases(0.25, 0.5), 4.0)
     assert (second.before_seconds, second.launch_seconds) == (0.5, 0.5)
-    assert second.after_seconds == pytest.approx(4.0 - 3.0 - 0.5)
+    assert second.after_seconds == 4.0 - 3.0 - 0.5
     host.idle()
+    host.begin(99.0)
     host.plan(2, 100.0)
-    host.result(2, third, phases(0.1, 0.1), 101.0)
-    assert third.before_seconds == pytest.approx(float("nan"), nan_ok=True)
+    host.result(2, third, phases(0.25, 0.25), 101.0)
+    assert (third.before_seconds, third.after_seconds) == (1.25, 0.5)
 
 
 def test_tables_are_joined_and_cut_row_by_row() -> None:
