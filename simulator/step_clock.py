@@ -9,7 +9,7 @@ from collections import deque
 
 import msgspec
 
-from pagetwin.simulator.cost_model import CostModel, DecodeLine, StepComposition
+from pagetwin.simulator.cost_model import NO_HOST, CostModel, DecodeLine, StepComposition
 
 
 class _Launched(msgspec.Struct, frozen=True, gc=False):
@@ -62,6 +62,8 @@ class StepClock:
 def alone_ticks(cost_model: CostModel, parts: StepComposition) -> int:
     """What a step takes with nothing else in flight."""
     host = cost_model.host_ticks(parts)
+    if host is NO_HOST:
+        return cost_model.ticks(parts)
     return host.before + max(cost_model.ticks(parts), host.launch) + host.after
 
 
