@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from pagetwin.conformance.capability import Flag, Level
 from pagetwin.conformance.catalogue.property import Property
 from pagetwin.conformance.properties import CATALOGUE
@@ -17,10 +19,22 @@ class Profile(NamedTuple):
     what: str
     includes: Callable[[Property], bool]
     is_claim: bool = True
+    also_needs: tuple[Flag, ...] = ()
+    """What an engine must promise for the claim, beside what its properties need."""
 
     @property
     def properties(self) -> tuple[Property, ...]:
-        return tuple(row for row in CATALOGUE.values() if self.includes(row))
+        """Those of the catalogue, each with all that the claim needs of an engine."""
+        included = (row for row in CATALOGUE.values() if self.includes(row))
+        if not self.also_needs:
+            return tuple(included)
+        return tuple(
+            msgspec.structs.replace(row, needs=(*row.needs, *self._not_needed_by(row)))
+            for row in included
+        )
+
+    def _not_needed_by(self, row: Property) -> list[Flag]:
+        return [flag for flag in self.also_needs if flag not in row.needs]
 
 
 _NOT_SERVED = {Flag.POLICY, Flag.OWN_EOS, Flag.MIN_TOKENS, Flag.STREAMING}
@@ -35,8 +49,21 @@ def _paged_core(row: Property) -> bool:
     return row.level <= Level.STEPS and row.level not in (Level.SCORES, Level.CACHE_EVENTS)
 
 
-def _invariant(row: Property) -> bool:
-    return any(flag.value.startswith("invariant.") for flag in row.needs)
+_BITS = (
+    Flag.CHOSEN_LOGPROB,
+    Flag.INVARIANT_RUN,
+    Flag.INVARIANT_BATCH,
+    Flag.INVARIANT_CHUNK,
+    Flag.INVARIANT_CACHE_HISTORY,
+    Flag.INVARIANT_PREEMPT,
+)
+"""Of whoever promises these, answers are compared by the bits of their log-probabilities."""
+
+
+def _compares_answers(row: Property) -> bool:
+    """Whether one context's answers in several circumstances are held against each other."""
+    parities = {"cache.hit-miss-parity", "cache.ABA", "cache.concurrent-cold", "cow.fork-parity"}
+    return row.id.startswith("iso.") or row.id in parities
 
 
 def _simulator(row: Property) -> bool:
@@ -56,7 +83,12 @@ PROFILES: dict[str, Profile] = {
             "likewise, and what is in the blocks",
             lambda row: _paged_core(row) or row.level == Level.MEMORY,
         ),
-        Profile("deterministic", "bits that do not depend on circumstances", _invariant),
+        Profile(
+            "deterministic",
+            "bits that do not depend on circumstances, of an engine that promises it",
+            _compares_answers,
+            also_needs=_BITS,
+        ),
         Profile("simulator", "decisions without values", _simulator),
     )
 }

@@ -21,7 +21,7 @@ from pagetwin.conformance.catalogue.property import Property
 from pagetwin.conformance.properties import CATALOGUE, violation
 from pagetwin.conformance.suite.evidence import Evidence, Status
 from pagetwin.conformance.suite.experiment import Budget
-from pagetwin.conformance.suite.profiles import Profile, find_profile
+from pagetwin.conformance.suite.profiles import PROFILES, Profile, find_profile
 from pagetwin.conformance.suite.registry import experiments
 from pagetwin.conformance.suite.result import ExitCode, SuiteResult
 from pagetwin.conformance.suite.runner import RunOptions, SuiteRun, false_alarm_shares
@@ -195,11 +195,20 @@ def test_the_twin_can_claim_to_be_a_simulator() -> None:
 
 
 def test_profiles_are_found_and_none_is_empty() -> None:
-    for name in ("default", "serve-basic", "serve-scores", "paged-core", "simulator"):
-        assert find_profile(name).properties
+    for one in PROFILES.values():
+        assert one.properties, one.name
     assert len(find_profile("default").properties) == len(CATALOGUE)
     with pytest.raises(ConfigError, match="serve-basic"):
         find_profile("serve")
+
+
+def test_only_who_promises_equal_bits_can_claim_to_be_deterministic() -> None:
+    rows = find_profile("deterministic").properties
+    promised = {flag for row in rows for flag in row.needs}
+    assert not any(Capabilities.of(promised).missing(row.needs) for row in rows)
+    for flag in (Flag.INVARIANT_BATCH, Flag.INVARIANT_PREEMPT, Flag.CHOSEN_LOGPROB):
+        short = Capabilities.of(promised - {flag})
+        assert all([name for name, _ in short.missing(row.needs)] == [flag] for row in rows)
 
 
 def test_a_waiver_takes_the_sting_out_until_its_last_day(tmp_path: Path) -> None:
