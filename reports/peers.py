@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -10,7 +10,7 @@ from pagetwin.engine.errors import TraceError
 
 BASELINES = Path(__file__).parent / "baselines"
 PEERS = "peers.json"
-SCHEMA = "pagetwin.peers/2"
+SCHEMA: Final = "pagetwin.peers/2"
 
 
 class Speed(msgspec.Struct, frozen=True):
