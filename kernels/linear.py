@@ -34,7 +34,7 @@ MAX_FUSED_NORM_ROWS = 8
 def most_rows(n: int, k: int) -> int:
     """The most rows that a weight [n, k] is multiplied with by kernels of ours.
 
-    Where the one or the other is faster, on an H100 and an H200. Of long sums for few outputs
+    Where the one or the other is faster, on an H200. Of long sums for few outputs
     there is more to it: for some numbers of rows cuBLAS wants to split K and, not allowed to,
     takes ten times as long (n = 1024, k = 3072: 76 us instead of 8 for 96 rows, but not for 80).
     """

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-import torch
 from torch import Tensor
 
 from pagetwin.conformance.adapters.memory_session import MemoryOwnSession
@@ -27,14 +26,10 @@ from pagetwin.engine.step import BlockCopy
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Adapter]:
-    threads = torch.get_num_threads()
-    # Tiny products gain nothing from threads, and tests run beside each other.
-    torch.set_num_threads(1)
+def engine(one_thread: None) -> Iterator[Adapter]:
     adapter = make_adapter("pagetwin:random?device=cpu")
     yield adapter
     adapter.close()
-    torch.set_num_threads(threads)
 
 
 def test_our_engine_passes_and_each_goal_is_met(

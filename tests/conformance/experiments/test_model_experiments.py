@@ -32,14 +32,10 @@ EvidenceOf = Callable[..., list[Evidence]]
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Adapter]:
-    threads = torch.get_num_threads()
-    # Tiny products gain nothing from threads, and tests run beside each other.
-    torch.set_num_threads(1)
+def engine(one_thread: None) -> Iterator[Adapter]:
     adapter = make_adapter("pagetwin:random?block_size=8")
     yield adapter
     adapter.close()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-import torch
 
 from pagetwin.conformance.adapters.protocol import Adapter
 from pagetwin.conformance.adapters.spec import make_adapter
@@ -27,14 +26,10 @@ from pagetwin.engine.trace import ResultRecord
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Adapter]:
-    threads = torch.get_num_threads()
-    # Tiny products gain nothing from threads, and tests run beside each other.
-    torch.set_num_threads(1)
+def engine(one_thread: None) -> Iterator[Adapter]:
     adapter = make_adapter("pagetwin:random?device=cpu")
     yield adapter
     adapter.close()
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
