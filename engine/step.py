@@ -77,7 +77,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     new_requests: tuple[Request, ...] = ()
     """Requests scheduled for the first time ever, in order."""
     preempted: tuple[Preemption, ...] = ()
-    """In the order of preemption."""
+    """In the order of preemption: forced ones (P3.5) come first."""
     dropped: tuple[str, ...] = ()
     """Ids of the rows that the executor forgets, sorted: of sequences that it holds a row for (by
     an introduction) and that finished, were aborted or preempted since the plan before, this

@@ -1,8 +1,8 @@
 """Histories: what an engine run did, line by line, as versioned JSON Lines.
 
 A history is the sequence of events in the order in which they took effect (docs/policy.md
-P1.5): a header, then submissions, aborts, resets, plans and results. Reading one needs no
-engine: checkers and the twin work from the file alone.
+P1.5): a header, then submissions, aborts, forced preemptions, resets, plans and results. Reading
+one needs no engine: checkers and the twin work from the file alone.
 """
 
 import gzip
@@ -77,6 +77,15 @@ class RefuseRecord(msgspec.Struct, frozen=True, kw_only=True, tag="refuse"):
 
 class AbortRecord(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     """An abort was asked for; `found` tells whether the request was alive."""
+
+    request_id: str
+    found: bool
+    counters: Counters
+    time_s: float | None = None
+
+
+class PreemptRecord(msgspec.Struct, frozen=True, kw_only=True, tag="preempt"):
+    """A forced preemption was asked for (P3.5); `found` tells whether the request was running."""
 
     request_id: str
     found: bool
@@ -163,6 +172,7 @@ Record = (
     | SubmitRecord
     | RefuseRecord
     | AbortRecord
+    | PreemptRecord
     | ResetRecord
     | PlanRecord
     | ResultRecord
