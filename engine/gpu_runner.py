@@ -185,6 +185,7 @@ class GpuRunner(ModelRunner):
     def warm_up(self) -> None:
         """Compiles what steps launch, and captures the graphs; before the first step."""
         self.compile()
+        self.kv_cache.rehearse()
         for num_tokens in _powers_of_two(self._max_num_tokens):
             self.rehearse_prefill(num_tokens)
         if self._why_no_graphs:
@@ -202,6 +203,7 @@ class GpuRunner(ModelRunner):
     def compile(self) -> None:
         """Compiles the kernels of steps of all sizes, side by side."""
         with compile_ahead():
+            self.kv_cache.rehearse()
             for num_tokens in _powers_of_two(self._max_num_tokens):
                 self.rehearse_prefill(num_tokens)
             for size in graph_sizes(len(self.batch.block_tables)):

@@ -1,12 +1,13 @@
 """The memory that keys and values live in: its layout, its size, and the moves a plan asks for."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pagetwin.engine.block_pool import NULL_BLOCK
 from pagetwin.engine.errors import ConfigError
 from pagetwin.engine.kv_swap import Swapper, to_device
 from pagetwin.engine.step import BlockCopy, StepPlan
@@ -94,6 +95,18 @@ class KVCache:
             self._swapper.swap_in(_last_to_each(plan.swap_ins))
         self._copy(_in_parallel(plan.copies))
 
+    def rehearse(self) -> None:
+        """Moves the null block to where it is, for what moves blocks to be compiled and loaded.
+
+        Before the first step: the first host block, if there are any, is written to.
+        """
+        in_place = [BlockCopy(NULL_BLOCK, NULL_BLOCK)]
+        if self._swapper is not None:
+            self._swapper.swap_out(in_place)
+            self._swapper.swap_in(in_place)
+        if uses_triton(self.device_pool):
+            self._copy_at_once(in_place)
+
     def synchronize(self) -> None:
         """Waits until both pools hold what the plans so far have moved."""
         if self._swapper is not None:
@@ -102,13 +115,17 @@ class KVCache:
             torch.cuda.current_stream(self.device).synchronize()
 
     def _copy(self, pairs: list[BlockCopy]) -> None:
-        sources = [pair.source for pair in pairs]
-        destinations = [pair.destination for pair in pairs]
-        if not uses_triton(self.device_pool) or set(sources) & set(destinations):
+        sources = {pair.source for pair in pairs}
+        destinations = {pair.destination for pair in pairs}
+        if not uses_triton(self.device_pool) or sources & destinations:
             _move(self.device_pool, self.device_pool, pairs)
         elif pairs:
-            ids = (to_device(block_ids, self.device) for block_ids in (sources, destinations))
-            copy_blocks(self._planes, *ids)
+            self._copy_at_once(pairs)
+
+    def _copy_at_once(self, pairs: Sequence[BlockCopy]) -> None:
+        sources = to_device([pair.source for pair in pairs], self.device)
+        destinations = to_device([pair.destination for pair in pairs], self.device)
+        copy_blocks(self._planes, sources, destinations)
 
 
 def _lock_pages(host: Tensor) -> None:

@@ -107,6 +107,16 @@ def paged_decode_kernel(
         q_offsets = (query * q_stride_row + head * q_stride_head)[:, None] + column[None, :]
         q = tl.load(q_ptr + q_offsets, mask=is_row[:, None] & is_column[None, :], other=0.0)
 
+        # Drawn before it is needed: the answer comes while this item is computed. (Not before the
+        # wait: the kernel before may be another layer's, which counts with the same number.)
+        next_todo = num_todo
+        if num_programs < num_todo:
+            ticket = tl.atomic_add(arrivals_ptr, 1, sem="relaxed")
+            if ticket == num_todo - 1:
+                # Every program has drawn the one ticket that is too many: this was the last.
+                tl.store(arrivals_ptr, 0)
+            next_todo = num_programs + ticket
+
         in_chunk = tl.arange(0, TILE) % CHUNK * CACHE_STRIDE_TOKEN
         in_chunk = in_chunk[:, None] + column[None, :]
         head_ptr = cache_ptr + kv_head * CACHE_STRIDE_HEAD
@@ -182,13 +192,7 @@ def paged_decode_kernel(
                 HEAD,
                 HEAD_PADDED,
             )
-        todo = num_todo
-        if num_programs < num_todo:
-            ticket = tl.atomic_add(arrivals_ptr, 1, sem="relaxed")
-            if ticket == num_todo - 1:
-                # Every program has drawn the one ticket that is too many: this was the last.
-                tl.store(arrivals_ptr, 0)
-            todo = num_programs + ticket
+        todo = next_todo
 
 
 @triton.jit

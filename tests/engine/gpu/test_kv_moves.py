@@ -71,6 +71,7 @@ def test_plans_move_blocks_as_if_one_after_the_other(
     expected = torch.arange(NUM_BLOCKS).float(), -torch.arange(NUM_HOST_BLOCKS).float()
     for pool, numbers in zip((cache.device_pool, cache.host_pool), expected, strict=True):
         pool.copy_(numbers[:, None, None, None])
+    cache.rehearse()
     most, chained = 0, 0
     for step in range(40 if device == "cuda" else 10):
         plan = random_plan(step, rng)
