@@ -190,11 +190,19 @@ def test_too_little_memory_is_refused_with_what_takes_it(folder: Path) -> None:
 
 @pytest.mark.gpu
 def test_blocks_fill_the_memory_that_is_allowed(folder: Path) -> None:
-    knobs: dict[str, Any] = {"skip_tokenizer": True, "max_model_len": 4096, "max_num_seqs": 512}
-    few, many = (
-        LLM(str(folder), gpu_memory_utilization=share, **knobs).engine.config.cache.num_blocks
-        for share in (0.05, 0.06)
-    )
+    def num_blocks(gib: float) -> int:
+        """With so much beyond what is in use, which fits fewer blocks than 512 sequences need."""
+        free, total = torch.cuda.mem_get_info()
+        llm = LLM(
+            str(folder),
+            skip_tokenizer=True,
+            max_model_len=4096,
+            max_num_seqs=512,
+            gpu_memory_utilization=(total - free + gib * 2**30) / total,
+        )
+        return llm.engine.config.cache.num_blocks
+
+    few, many = num_blocks(1.5), num_blocks(2)
     assert 0 < few < many
 
 
