@@ -105,18 +105,19 @@ class GpuRunner(ModelRunner):
         scheduler, device = config.scheduler, self._device
         num_seqs, max_blocks = self.batch.block_tables.shape
         self._tables = DeviceTables(num_seqs, scheduler.max_model_len, max_blocks, device)
-        self._device_sampler = DeviceSampler(
+        self.device_sampler = DeviceSampler(
             loaded.spec.vocab_size, num_seqs, device, seed=sampler.seed
         )
+        """Draws the tokens that `sampler` does not; like that, it may be stepped in front of."""
         self.batch = InputBatch(
-            config.cache, scheduler, observers=(self._tables, _SamplerRows(self._device_sampler))
+            config.cache, scheduler, observers=(self._tables, _SamplerRows(self.device_sampler))
         )
         self._program = StepProgram(
             loaded.model,
             backend,
             self._kv_caches,
             self._tables,
-            self._device_sampler,
+            self.device_sampler,
             is_batch_invariant=config.batch_invariant,
         )
         self._slots = deque(StepSlot(num_seqs, device) for _ in range(2))
@@ -133,7 +134,7 @@ class GpuRunner(ModelRunner):
             self._why_no_graphs = f"attention backend {backend.name!r} cannot run in a graph"
         self._rehearsal = Rehearsal(
             self._program,
-            self._device_sampler,
+            self.device_sampler,
             self.batch.block_tables,
             scheduler.max_model_len,
         )
@@ -246,7 +247,7 @@ class GpuRunner(ModelRunner):
         route = self.dispatcher.route(inputs.num_seqs, inputs.num_tokens, draws_once=draws_once)
         rows, num_tokens = _drawing(draws, inputs)
         host_reason = self._host_reason(draws, rows, num_tokens)
-        by_device = host_reason is None and not self._device_sampler.is_greedy(rows)
+        by_device = host_reason is None and not self.device_sampler.is_greedy(rows)
         variant: Variant = "random" if by_device else "greedy"
         return _Launch(draws, route, variant, host_reason, route.size or len(draws.rows))
 
@@ -256,14 +257,14 @@ class GpuRunner(ModelRunner):
         """Why the host must draw this step's tokens; None if the device can."""
         if draws.wants_all_rows:
             return "log-probabilities of a prompt are asked for"
-        return self._device_sampler.rejection(rows, num_tokens)
+        return self.device_sampler.rejection(rows, num_tokens)
 
     def _arrays(self, inputs: StepInputs, launch: _Launch) -> Arrays:
         """The step's arrays; for a graph those of its size, in which every row is wanted."""
-        words = np.zeros((self._device_sampler.num_words, launch.num_draws), np.int32)
+        words = np.zeros((self.device_sampler.num_words, launch.num_draws), np.int32)
         draws = launch.draws
         samples = np.array([row.sample_index for row in draws.rows]) if draws.forks else None
-        self._device_sampler.fill(words, *_drawing(draws, inputs), samples)
+        self.device_sampler.fill(words, *_drawing(draws, inputs), samples)
         wanted = None if draws.wants_all_rows else draws.last_tokens
         if launch.route.size:
             inputs, wanted = pad_decodes(inputs, launch.route.size), None

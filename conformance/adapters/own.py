@@ -24,7 +24,7 @@ from pagetwin.conformance.adapters.random_checkpoint import RandomModel, write_r
 from pagetwin.conformance.adapters.scheduler_flags import SCHEDULER_FLAGS
 from pagetwin.conformance.capability import Capabilities, Flag, Support, conditional, no
 from pagetwin.conformance.environment import versions
-from pagetwin.conformance.faults.model_under_fault import ModelUnderFault
+from pagetwin.conformance.faults.model_under_fault import under_fault
 from pagetwin.conformance.faults.striking import Strikes
 from pagetwin.conformance.numerics.attention import attend, spec_of
 from pagetwin.conformance.tiny_tokenizer import TinyTokenizer
@@ -55,8 +55,9 @@ FLAGS = (
     Flag.CHECKPOINT,
     Flag.ATTENTION,
     Flag.COMPONENTS,
+    Flag.FAULT_INJECTION,
+    Flag.FAILING_ROWS,
 )
-_GPU_FAULTS = "the GPU runner draws and moves on the device, where nothing can step between"
 _BY_SIZE = "a CPU's matrix products choose the order of their sums by the number of rows"
 _INVARIANT = (
     Flag.INVARIANT_BATCH,
@@ -64,7 +65,7 @@ _INVARIANT = (
     Flag.INVARIANT_CACHE_HISTORY,
     Flag.INVARIANT_PREEMPT,
 )
-_OTHERS = {
+_OTHERS: dict[Flag, Support] = {
     Flag.TEXT: conditional("in sessions that ask for text"),
     Flag.STOP_STRINGS: conditional("in sessions that ask for text"),
     Flag.SHOWN_STOP_STRINGS: conditional("in sessions that ask for text"),
@@ -142,18 +143,12 @@ class OwnAdapter:
         )
 
     def capabilities(self) -> Capabilities:
-        others: dict[Flag, Support] = dict(_OTHERS)
-        faults = (Flag.FAULT_INJECTION, Flag.FAILING_ROWS)
         if self._device.type == "cuda":
-            others |= dict.fromkeys(faults, no(_GPU_FAULTS))
-            return Capabilities.of((*FLAGS, *_INVARIANT), others)
-        return Capabilities.of((*FLAGS, *faults), others | dict.fromkeys(_INVARIANT, no(_BY_SIZE)))
+            return Capabilities.of((*FLAGS, *_INVARIANT), _OTHERS)
+        return Capabilities.of(FLAGS, _OTHERS | dict.fromkeys(_INVARIANT, no(_BY_SIZE)))
 
     def open(self, config: SessionConfig) -> OwnSession:
         """Raises SessionRefused where the model, or this machine, cannot be run so."""
-        suffers = config.fault is not None or bool(config.failing_requests)
-        if suffers and self._device.type == "cuda":
-            raise SessionRefused(f"fault, failing_requests: {_GPU_FAULTS}")
         if config.outputs:
             raise SessionRefused("outputs: give requests trace_decode_token_ids instead")
         if config.model is not None and config.vocab_size is not None:
@@ -205,11 +200,12 @@ class OwnAdapter:
             debug_invariants=True,
         )
         runner = build_runner(engine_config, loaded)
-        runner.warm_up()
         suffers = config.fault is not None or bool(config.failing_requests)
+        executor = under_fault(runner, strikes) if suffers else runner
+        runner.warm_up()
         engine = LLMEngine(
             engine_config,
-            ModelUnderFault(runner, strikes) if suffers else runner,
+            executor,
             vocab_size=loaded.spec.vocab_size,
             tokenizer=self._tokenizer(path, loaded) if config.with_text else None,
             eos_token_ids=loaded.spec.eos_token_ids,

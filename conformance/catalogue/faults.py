@@ -48,6 +48,15 @@ PROPERTIES = (
         ENDED,
     ),
     _row(
+        "fault.memory",
+        "A step that finds no memory for one of the tensors it makes, the first or any other, ends "
+        "the requests in it with its error; nobody else's answer changes, then or later, and "
+        "nothing is left behind.",
+        STRUCK,
+        ENDED,
+        needs=(*_INJECTED, Flag.READ_KV),
+    ),
+    _row(
         "fault.swap-copy",
         "Blocks that cannot be moved to or from the host end the requests of that step with its "
         "error; nobody else's answer changes, then or later, and nothing is left behind.",

@@ -7,6 +7,7 @@ import msgspec
 from pagetwin.conformance.adapters.protocol import Adapter
 from pagetwin.conformance.faults.fault import (
     AbortAt,
+    AllocationFails,
     AnyFault,
     ClockJumps,
     PoolEmpty,
@@ -168,6 +169,14 @@ def _shortages(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
     yield from (PoolEmpty(number=every, every=every) for every in SHORT_EVERY)
 
 
+def _allocations(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
+    """Each execution's first one, and one that is farther and farther behind it, until one is past
+    all that a small model makes in a step."""
+    for number in range(sound.steps):
+        for allocation in dict.fromkeys((0, 3 * 2 ** (number % 6))):
+            yield AllocationFails(number=number, allocation=allocation)
+
+
 def _swaps(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
     """As many as there are the first time; both times are alike but for what is cached."""
     plans = [one.plan for one in sound.records if isinstance(one, PlanRecord)]
@@ -197,6 +206,7 @@ def _late(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
 _PLACES: Mapping[str, Places] = {
     PoolEmpty.property_id: _shortages,
     StepFails.property_id: _counted(lambda number: StepFails(number=number)),
+    AllocationFails.property_id: _allocations,
     SwapFails.property_id: _swaps,
     RowFails.property_id: _tokens,
     AbortAt.property_id: _aborts,

@@ -50,6 +50,18 @@ class StepFails(Fault, frozen=True, kw_only=True, tag="step_fails"):
         return f"execution {self.number} fails"
 
 
+class AllocationFails(Fault, frozen=True, kw_only=True, tag="allocation_fails"):
+    """Execution `number` finds no memory for tensor `allocation` of those it makes (from 0); what
+    it did before that stays done."""
+
+    property_id = "fault.memory"
+    number: int
+    allocation: int
+
+    def __str__(self) -> str:
+        return f"execution {self.number} fails at its allocation {self.allocation}"
+
+
 class SwapFails(Fault, frozen=True, kw_only=True, tag="swap_fails"):
     """Likewise, of the executions that move blocks to or from the host."""
 
@@ -118,11 +130,20 @@ class ClockJumps(Fault, frozen=True, kw_only=True, tag="clock_jumps"):
 
 
 AnyFault = (
-    PoolEmpty | StepFails | SwapFails | RowFails | AbortAt | ResultTwice | ResultsLate | ClockJumps
+    PoolEmpty
+    | StepFails
+    | AllocationFails
+    | SwapFails
+    | RowFails
+    | AbortAt
+    | ResultTwice
+    | ResultsLate
+    | ClockJumps
 )
 KINDS: tuple[type[Fault], ...] = (
     PoolEmpty,
     StepFails,
+    AllocationFails,
     SwapFails,
     RowFails,
     AbortAt,

@@ -1,18 +1,33 @@
 """A model runner under a fault: its memory, or the logits of some rows, fail when it is time.
 
-Nothing in the runner knows of it: it meets a MemoryError where blocks are moved, or numbers that
-are none where tokens are drawn, as it would on a device that fails.
+Nothing in the runner knows of it: it meets a MemoryError where blocks are moved, a tensor that gets
+no memory, or numbers that are none where tokens are drawn, as it would on a device that fails.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
+from pagetwin.conformance.faults.failing_allocation import FailingAllocation
 from pagetwin.conformance.faults.striking import Strikes
 from pagetwin.engine.model_runner import ModelRunner
 from pagetwin.engine.sampler import Sampler, SamplerOutput, SamplingRow
-from pagetwin.engine.step import StepPlan, StepResult
+from pagetwin.engine.step import StepPlan, StepResult, SubmittingExecutor
+
+
+def under_fault(runner: ModelRunner, strikes: Strikes) -> "ModelUnderFault":
+    """The runner as an executor that fails when it is time; before the runner's warm-up, since what
+    is captured there is what runs."""
+    if not isinstance(runner, SubmittingExecutor):
+        return ModelUnderFault(runner, strikes)
+    # Imported where there is such a runner, so that a CPU needs no Triton.
+    from pagetwin.conformance.faults.gpu_under_fault import GpuUnderFault
+    from pagetwin.engine.gpu_runner import GpuRunner
+
+    assert isinstance(runner, GpuRunner), f"{type(runner).__name__} is not known here"
+    return GpuUnderFault(runner, strikes)
 
 
 class ModelUnderFault:
@@ -27,8 +42,16 @@ class ModelUnderFault:
         runner.sampler = _BrokenLogits(runner.sampler, strikes)
 
     def execute(self, plan: StepPlan) -> StepResult:
+        with self._begun(plan):
+            return self._runner.execute(plan)
+
+    def _begun(self, plan: StepPlan) -> AbstractContextManager[object]:
+        """What the plan is to be executed in."""
         self._is_out_of_memory = self._strikes.begin(plan)
-        return self._runner.execute(plan)
+        number = self._strikes.failing_allocation
+        if number is None:
+            return nullcontext()
+        return FailingAllocation(number, self._strikes.refuse_memory)
 
     def _apply(self, plan: StepPlan) -> None:
         if self._is_out_of_memory:

@@ -23,7 +23,10 @@ _REQUESTS: Sequence[tuple[int, str, tuple[int, ...], int, int]] = (
 
 def settings(can: Capabilities, *, seed: int = 0) -> dict[str, Scenario]:
     """By name: both preemption modes, synchronous or not; requests that share prefixes, one of
-    two samples, in a pool that holds two of them. `seed` draws other tokens in their places."""
+    two samples, in a pool that holds two of them. `seed` draws other tokens in their places.
+
+    Scores are asked for where steps are synchronous: an engine that draws on its device, and goes
+    on before it knows the token, may have to wait for them."""
     made = {}
     tokens = list(range(VOCAB_SIZE))
     if seed:
@@ -43,7 +46,10 @@ def settings(can: Capabilities, *, seed: int = 0) -> dict[str, Scenario]:
             made[f"{mode}{'-async' if asynchronous else ''}"] = Scenario(
                 cache=cache,
                 scheduler=limits,
-                requests=tuple(ScenarioRequest(request=one) for one in _requests(can, tokens)),
+                requests=tuple(
+                    ScenarioRequest(request=one)
+                    for one in _requests(can, tokens, with_scores=not asynchronous)
+                ),
                 events=tuple(
                     SubmitEvent(round=step, request_id=name) for step, name, *_ in _REQUESTS
                 ),
@@ -52,11 +58,11 @@ def settings(can: Capabilities, *, seed: int = 0) -> dict[str, Scenario]:
     return made
 
 
-def _requests(can: Capabilities, tokens: Sequence[int]) -> list[Request]:
+def _requests(can: Capabilities, tokens: Sequence[int], *, with_scores: bool) -> list[Request]:
     """Of several samples each takes the likeliest token, as a greedy request does: then rounding
     can be told from a wrong answer."""
     num_logprobs = None
-    if can.has(Flag.CHOSEN_LOGPROB):
+    if with_scores and can.has(Flag.CHOSEN_LOGPROB):
         num_logprobs = 2 if can.has(Flag.TOPK_LOGPROB) else 0
     return [
         Request(

@@ -12,6 +12,7 @@ import msgspec
 
 from pagetwin.conformance.answers import fails_by_chance
 from pagetwin.conformance.faults.fault import (
+    AllocationFails,
     AnyFault,
     ClockJumps,
     PoolEmpty,
@@ -45,7 +46,11 @@ class Strikes:
         self.accepted_twice = False
         """Whether a result took effect a second time."""
         self._failing_requests = frozenset(failing_requests)
+        self.failing_allocation: int | None = None
+        """Which tensor of the execution that has begun finds no memory; None if all do."""
         self._step = 0
+        self._in_execution: set[str] = set()
+        """Requests that end if the execution fails."""
         self._rows_fail_now = False
         self._num_plans = self._num_executions = self._num_results = 0
 
@@ -53,6 +58,9 @@ class Strikes:
         """Notes that the plan is about to be executed; whether it fails as a whole."""
         self._step = plan.step
         self._rows_fail_now = False
+        self.failing_allocation = None
+        self._in_execution = {_request(entry.seq_id) for entry in plan.scheduled}
+        self._in_execution |= {_request(e.seq_id) for e in plan.preempted if e.mode == "swap"}
         fault = self.fault
         if self.is_over:
             return False
@@ -66,10 +74,18 @@ class Strikes:
         elif isinstance(fault, StepFails | SwapFails):
             moves = bool(plan.swap_outs or plan.swap_ins)
             if self._is_now(fault.number, counts=moves or isinstance(fault, StepFails)):
-                self.hit |= {_request(entry.seq_id) for entry in plan.scheduled}
-                self.hit |= {_request(one.seq_id) for one in plan.preempted if one.mode == "swap"}
+                self.hit |= self._in_execution
                 return True
+        elif isinstance(fault, AllocationFails):
+            if self._num_executions == fault.number:
+                self.failing_allocation = fault.allocation
+            self._num_executions += 1
         return False
+
+    def refuse_memory(self) -> None:
+        """Notes that the execution that has begun got no memory for a tensor."""
+        self.count += 1
+        self.hit |= self._in_execution
 
     def row_fails(self, seq_id: str) -> bool:
         """Whether the sequence must not get a token in the execution that has begun."""

@@ -10,7 +10,7 @@ from pagetwin.conformance.adapters.protocol import SessionConfig, SessionRefused
 from pagetwin.conformance.adapters.spec import make_adapter
 from pagetwin.conformance.experiments.faults import Faults
 from pagetwin.conformance.experiments.scenarios import play_and_judge
-from pagetwin.conformance.faults.campaign import KINDS, Campaign, run_campaign, supported_kinds
+from pagetwin.conformance.faults.campaign import Campaign, run_campaign, supported_kinds
 from pagetwin.conformance.faults.fault import (
     AnyFault,
     ClockJumps,
@@ -26,6 +26,7 @@ from pagetwin.engine.config import CacheConfig
 from pagetwin.engine.core import EngineCore
 
 FINGERPRINT = make_adapter("fingerprint:")
+KINDS = supported_kinds(FINGERPRINT)
 
 
 @lru_cache

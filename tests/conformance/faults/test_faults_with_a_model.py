@@ -12,6 +12,7 @@ from pagetwin.conformance.experiments.scenarios import play_and_judge
 from pagetwin.conformance.faults.campaign import Campaign
 from pagetwin.conformance.faults.fault import (
     AbortAt,
+    AllocationFails,
     AnyFault,
     ClockJumps,
     PoolEmpty,
@@ -36,6 +37,8 @@ def engine(one_thread: None) -> Iterator[Adapter]:
     ("fault", "name"),
     [
         (StepFails(number=2), "recompute"),
+        (AllocationFails(number=5, allocation=0), "swap"),
+        (AllocationFails(number=9, allocation=40), "recompute-async"),
         (SwapFails(number=1), "swap"),
         (PoolEmpty(number=6), "swap-async"),
         (AbortAt(number=5, request_id="b", in_flight=True), "recompute-async"),
