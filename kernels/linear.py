@@ -3,7 +3,8 @@
 A row's bits depend on its values alone, whatever the number of rows: few rows are multiplied by
 kernels of ours that do in one launch what stands around the product, many by cuBLAS, and both add
 products in the same order as long as cuBLAS does not split K (no_split_k). So which of them does
-it is a question of time alone. float32 is ours alone.
+it is a question of time alone. float32 is ours alone. On Hopper one kernel of ours makes gates and
+ups of many rows, too, and what becomes of them (gated_hopper).
 
 x is [M, K] with any row stride; weights are [N, K], contiguous. Nothing here waits for the device.
 """
@@ -124,9 +125,25 @@ def norm_gated_linear(
 ) -> Tensor:
     """silu_and_mul of norm_linear, whose outputs are N / 2 gates and as many ups: [M, N / 2]."""
     if uses_cublas(x, weight):
-        return silu_and_mul(F.linear(rms_norm(x, norm_weight, eps), weight, bias))
+        x = rms_norm(x, norm_weight, eps)
+        gated = None if bias is not None else _multiply_gated(x, weight)
+        return silu_and_mul(F.linear(x, weight, bias)) if gated is None else gated
     out = torch.empty((len(x), len(weight) // 2), dtype=x.dtype, device=x.device)
     _multiply_few(x, norm_weight, eps, weight, bias, None, out, gated=True)
+    return out
+
+
+def _multiply_gated(x: Tensor, weight: Tensor) -> Tensor | None:
+    """silu_and_mul of linear(x), by one kernel; None where there is none that is faster."""
+    hopper = _gated_hopper(x.device)
+    if not hopper or x.itemsize != 2:
+        return None
+    num_rows, n, k = len(x), len(weight) // 2, x.shape[1]
+    tile = hopper.choose_tile(num_rows, n, k, hopper.num_processors(x.device))
+    if tile is None:
+        return None
+    out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
+    hopper.launch_gated_hopper(x, weight, out, tile)
     return out
 
 
@@ -146,7 +163,7 @@ def _multiply_few(
         return
     if norm_weight is not None and len(x) > MAX_FUSED_NORM_ROWS:
         x, norm_weight = rms_norm(x, norm_weight, eps), None
-    if hopper := _hopper(x.device):
+    if hopper := _linear_hopper(x.device):
         cut = hopper.choose_cut(len(x), out.shape[1], x.shape[1], gated=gated)
         if cut and x.itemsize == 2 and x.stride(0) % 16 == 0 and x.data_ptr() % 16 == 0:
             hopper.launch_linear_hopper(
@@ -158,13 +175,24 @@ def _multiply_few(
     launch_linear(x, weight, bias, residual, out, gated=gated)
 
 
+def _linear_hopper(device: torch.device) -> ModuleType | None:
+    return _module("linear_hopper") if _capability(device) >= (9, 0) else None
+
+
+def _gated_hopper(device: torch.device) -> ModuleType | None:
+    return _module("gated_hopper") if _capability(device) == (9, 0) else None
+
+
 @cache
-def _hopper(device: torch.device) -> ModuleType | None:
-    """linear_hopper, if the device and this version of Triton have what it needs."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return None
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+@cache
+def _module(name: str) -> ModuleType | None:
+    """A module of kernels, if this version of Triton has what it needs."""
     try:
-        return importlib.import_module("pagetwin.kernels.linear_hopper")
+        return importlib.import_module(f"pagetwin.kernels.{name}")
     except (ImportError, AttributeError):
         return None
 

@@ -45,7 +45,7 @@ def _tree_sum(x):
 
 
 @gluon.jit
-def _silu(x):
+def silu(x):
     """As activation.silu."""
     small = gl.exp(-gl.abs(x))
     return gl.where(x >= 0, x, x * small) / (1.0 + small)
@@ -198,7 +198,7 @@ def linear_hopper_kernel(
     if GATED:
         if bias_ptr is not None:
             up += up_bias.to(gl.float32)[None, :]
-        y = _silu(y) * up.to(out_ptr.dtype.element_ty).to(gl.float32)
+        y = silu(y) * up.to(out_ptr.dtype.element_ty).to(gl.float32)
     if residual_ptr is not None:
         y += residual.to(gl.float32)
     gl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=is_row)

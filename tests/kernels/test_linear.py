@@ -1,7 +1,11 @@
 """Products with weights against float64; a row's bits are its own, however many stand beside it."""
 
+from random import Random
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pagetwin.kernels import reference_linear as reference
@@ -132,6 +136,61 @@ def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(
             assert torch.equal(part, gated[start:end])
 
 
+def test_gates_go_to_the_kernel_that_is_chosen(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of products that are cuBLAS's, those without a bias that a kernel does faster."""
+    x, weight = (draw(n, 64, dtype=torch.bfloat16, device=device, seed=n) for n in (200, 32))
+    norm_weight, bias = weight[0], weight[:, 0].contiguous()
+    asked, launched = [], []
+
+    def choose_tile(*shape: int) -> str | None:
+        asked.append(shape)
+        return "tile" if shape[0] > 100 else None
+
+    def launch(x: Tensor, weight: Tensor, out: Tensor, tile: str) -> None:
+        launched.append(tile)
+        out.copy_(silu_and_mul(F.linear(x, weight)))
+
+    hopper = SimpleNamespace(
+        choose_tile=choose_tile, launch_gated_hopper=launch, num_processors=lambda device: 132
+    )
+    monkeypatch.setattr("pagetwin.kernels.linear._gated_hopper", lambda device: hopper)
+    monkeypatch.setattr("pagetwin.kernels.linear.uses_cublas", lambda x, weight: True)
+    with no_split_k():
+        for rows, b in ((200, None), (200, bias), (7, None)):
+            expected = silu_and_mul(F.linear(rms_norm(x[:rows], norm_weight, EPS), weight, b))
+            gated = norm_gated_linear(x[:rows], norm_weight, EPS, weight, b)
+            assert torch.equal(gated, expected)
+    assert asked == [(200, 16, 64, 132), (7, 16, 64, 132)]
+    assert launched == ["tile"]
+
+
+def test_tiles_of_gates_fit_and_leave_few_processors_idle() -> None:
+    hopper = pytest.importorskip("pagetwin.kernels.gated_hopper")
+    random = Random(0)
+    chosen = set()
+    for _ in range(2000):
+        rows, n, k = (8 * int(2 ** random.uniform(0, high)) for high in (11, 12, 11))
+        tile = hopper.choose_tile(rows, n, k, 132)
+        chosen.add(tile)
+        if tile is None:
+            continue
+        slot_bytes = (tile.groups * 64 + 2 * tile.columns) * 128
+        out_bytes = tile.groups * 64 * tile.columns * 2
+        slots = tile.num_slots(k)
+        assert slots >= min(4, -(-k // 64))
+        assert slots * slot_bytes + out_bytes <= 226 * 1024
+        if rows > 128:
+            rounds = -(-tile.num_tiles(rows, n) // 132)
+            idle = rounds * 132 - tile.num_tiles(rows, n)
+            assert idle / (rounds * 132) < 180 / (180 + k)
+    assert chosen == {None, (2, 128), (2, 64), (1, 128), (1, 64)}
+    assert hopper.choose_tile(8192, 14336, 4096, 132) == (2, 128)
+    assert hopper.choose_tile(8192, 3072, 1024, 132) == (2, 128)
+    assert hopper.choose_tile(8192, 3070, 1024, 132) is None
+
+
 def test_no_rows_are_no_work(device: torch.device) -> None:
     x, weight = torch.empty(0, 64, device=device), torch.randn(32, 64, device=device)
     assert linear(x, weight).shape == (0, 32)
@@ -233,3 +292,26 @@ def test_a_ring_of_weights_changes_no_bit(device: torch.device, rows: int, slots
         out.fill_(torch.nan)
         hopper.launch_linear_hopper(x, None, 0.0, weight, None, None, out, cut)
         assert torch.equal(out, expected)
+
+
+@gpu
+@pytest.mark.parametrize("tile", [(2, 128), (2, 64), (1, 128), (1, 64)])
+@pytest.mark.parametrize(("n", "k"), [(3072, 1024), (200, 72), (1000, 4096)])
+def test_gates_have_the_bits_of_our_tiles(
+    device: torch.device, n: int, k: int, tile: tuple[int, int]
+) -> None:
+    hopper = pytest.importorskip("pagetwin.kernels.gated_hopper")
+    if torch.cuda.get_device_capability(device) != (9, 0):
+        pytest.skip("the kernel is for compute capability 9.0")
+    weight = weights(2 * n, k, torch.bfloat16, device)
+    for rows in (1, 63, 64, 65, 200, 2500):
+        x = poisoned_rows(rows, k, torch.bfloat16, device)
+        expected, around = (
+            torch.full((rows + 2, n), torch.nan, device=device).bfloat16() for _ in range(2)
+        )
+        launch_linear(x, weight, None, None, expected[1:-1], gated=True)
+        for _ in range(5):  # A slot that is written too early is not always read too late.
+            around.fill_(torch.nan)
+            hopper.launch_gated_hopper(x, weight, around[1:-1], hopper.Tile(*tile))
+            assert torch.equal(around[1:-1], expected[1:-1]), rows
+            assert around[[0, -1]].isnan().all()

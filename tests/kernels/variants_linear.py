@@ -70,6 +70,26 @@ def product_on_hopper(
     )
 
 
+def gates_on_hopper(dtype: str, rows: int, n: int, k: int) -> Resources:
+    from pagetwin.kernels.gated_hopper import choose_tile, gated_hopper_kernel, side
+
+    tile = choose_tile(rows, n, k, 132)
+    assert tile is not None
+    boxes = {"x_desc": (64, 64), "weight_desc": (tile.columns, 64), "out_desc": (64, tile.columns)}
+    descriptors = {
+        name: f"tensordesc<{dtype}[{height}, {width}],{side(width)!r}>"
+        for name, (height, width) in boxes.items()
+    }
+    constants = {"N": n, "K": k, "GROUPS": tile.groups, "COLUMNS": tile.columns}
+    return compile_kernel(
+        gated_hopper_kernel,
+        descriptors | {"num_rows": "i32"},
+        constants | {"SLOTS": tile.num_slots(k), "PDL": True},
+        aligned=[],
+        capability=90,
+    )
+
+
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made = {}
     for rows in (1, 16, 32, 64):
@@ -99,4 +119,8 @@ def on_hopper() -> dict[str, Resources]:
         made[f"large o {rows}"] = product_on_hopper("bf16", rows, 4096, 4096, residual=True)
     for rows in (1, 4):
         made[f"large down {rows}"] = product_on_hopper("bf16", rows, 4096, 14336, residual=True)
+    for rows in (64, 128, 8192):
+        made[f"large gates {rows}"] = gates_on_hopper("bf16", rows, 14336, 4096)
+        made[f"gates {rows}"] = gates_on_hopper("bf16", rows, 3072, 1024)
+    made["gates, odd sizes"] = gates_on_hopper("fp16", 5, 200, 72)
     return made
