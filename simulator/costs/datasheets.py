@@ -3,6 +3,8 @@
 Peaks are dense (no sparsity), links the sum of both directions of all links, as datasheets count.
 """
 
+import re
+
 import msgspec
 
 from pagetwin.engine.errors import ConfigError
@@ -120,6 +122,8 @@ _SHEETS = (
     ),
 )
 GPUS = {sheet.name: sheet for sheet in _SHEETS}
+# As words of their own, for a GH200 or an H1000 is another device; drivers write RTX 4090.
+_NAMES = {name: re.compile(rf"(?<![A-Z0-9]){'[ -]?'.join(name)}(?![A-Z0-9])") for name in GPUS}
 
 
 def gpu_named(name: str) -> GPU:
@@ -127,8 +131,7 @@ def gpu_named(name: str) -> GPU:
 
     Raises ConfigError if none fits.
     """
-    plain = name.upper().replace(" ", "").replace("-", "")
-    found = [known for known in GPUS if known in plain]
+    found = [known for known in GPUS if _NAMES[known].search(name.upper())]
     if not found:
         raise ConfigError(f"GPU {name!r} is unknown; datasheets are here for {', '.join(GPUS)}")
     return GPUS[max(found, key=len)]

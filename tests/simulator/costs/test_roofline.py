@@ -139,6 +139,25 @@ def test_a_gpu_is_found_by_its_name_or_its_drivers(name: str) -> None:
     assert gpu_named(name).name == "H100"
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTXPRO6000"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("AMD Instinct MI300X", "MI300X"),
+    ],
+)
+def test_drivers_names_are_read_word_by_word(name: str, known: str) -> None:
+    assert gpu_named(name).name == known
+
+
+@pytest.mark.parametrize("name", ["h1000", "NVIDIA GH200 480GB", "xh100", "A100X", ""])
+def test_a_name_that_only_holds_a_known_one_is_unknown(name: str) -> None:
+    with pytest.raises(ConfigError, match="is unknown; datasheets are here for"):
+        gpu_named(name)
+
+
 def test_bad_input_is_explained() -> None:
     with pytest.raises(ConfigError, match=r"V100.*H100"):
         gpu_named("V100")
