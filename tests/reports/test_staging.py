@@ -1,5 +1,6 @@
 """Staged files: all of them, or none."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,27 @@ def test_other_files_of_the_folder_stay(tmp_path: Path) -> None:
         (folder / "a").write_text("new")
     assert (tmp_path / "mine").read_text() == "kept"
     assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_folder_that_is_there_needs_nothing_of_the_one_it_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a disk of its own: a rename from outside would fail at the end of a long run."""
+    moves = []
+    replace = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        moves.append((source, target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    with staged(tmp_path) as folder:
+        (folder / "a").write_text("new")
+    assert [source.parents[1] for source, _ in moves] == [tmp_path]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_where_nothing_may_be_written_it_is_said_before_any_work() -> None:
+    with pytest.raises(OSError, match="'/proc'") as caught, staged(Path("/proc/none")):
+        pytest.fail("the body ran")
+    assert caught.value.filename == "/proc"
