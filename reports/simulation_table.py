@@ -43,6 +43,8 @@ def _lines(report: SimulationReport, run: Summary) -> Iterator[str]:
         growing = next(one for one in report.backlogs if one.settling == "grows")
         yield f"SATURATED: {growing.growth:.0%} of what arrives piles up, so TTFT, E2E and queue"
         yield "times tell the length of the run, and are left out; lower the load or add replicas"
+    elif any(one.settling == "unclear" and one.growth > 0 for one in report.backlogs):
+        yield "UNCLEAR whether the queue settles; simulate more requests to tell"
     if len(report.runs) > 1:
         yield f"of seed {run.seed}:"
     yield _requests_line(run)

@@ -31,7 +31,7 @@ class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     """`intervals` are over the runs, by names such as `ttft_s.p95`; empty for a single run.
 
     A run whose queue grew as long as requests arrived has no `ttft_s`, `e2e_s` and `queue_s`: they
-    would tell how long it was, and nothing of the system.
+    would tell how long it was, and nothing of the system; no term of an objective on them is met.
     """
 
     schema: str = SCHEMA
@@ -63,7 +63,7 @@ def report_of(
     runs = [summarise(result, slo) for result in results]
     for place, one in enumerate(backlogs):
         if one.settling == "grows":
-            runs[place] = msgspec.structs.replace(runs[place], **dict.fromkeys(UNSETTLED))
+            runs[place] = _without_unsettled(runs[place])
     return SimulationReport(
         workload=workload,
         settings=settings,
@@ -71,6 +71,20 @@ def report_of(
         backlogs=backlogs,
         intervals=_intervals(runs, confidence) if len(runs) > 1 else {},
     )
+
+
+def _without_unsettled(run: Summary) -> Summary:
+    """Its terms of the objective on such latencies are not met either."""
+    goodput = run.goodput
+    if goodput is not None:
+        verdicts = tuple(
+            msgspec.structs.replace(one, value_s=None, met=False)
+            if f"{one.term.metric}_s" in UNSETTLED
+            else one
+            for one in goodput.verdicts
+        )
+        goodput = msgspec.structs.replace(goodput, verdicts=verdicts)
+    return msgspec.structs.replace(run, **dict.fromkeys(UNSETTLED), goodput=goodput)
 
 
 def figures(run: Summary) -> dict[str, float]:

@@ -3,6 +3,7 @@
 Of one that grows no percentile means anything: each says how long was simulated.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,6 +26,9 @@ SHARE = 0.02
 """Of the arrivals: slower growth is not told from a queue that settles slowly."""
 CRITICAL = 3.36
 """Of Student's t with 8 degrees: the one-sided 0.5 % that a trend must pass."""
+WANDERING = 2.58
+"""Of the standard deviations of a queue's trend just at capacity: the same 0.5 %. There the number
+in the system is a random walk, which goes up or down for as long as a short run lasts."""
 FLOOD = 0.25
 """Growth that needs no second run to be believed."""
 
@@ -60,9 +64,10 @@ def backlog(arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike) -> Backlog:
     """From arrival and finish of every request, in any order, NaN or inf where it never finished.
 
     The trend of the mean number in the system over ten windows after the warm-up is judged by
-    least squares: it grows if the slope is significant and more than 2 % of the rate of arrivals.
-    With fewer than 50 requests, or all arriving at once, or in a run hardly longer than its
-    requests, nothing is clear.
+    least squares: it grows if the slope is significant, and more than 2 % of the rate of arrivals
+    above what the chance of so few arrivals may do. With fewer than 50 requests, or all arriving at
+    once, or in a run hardly longer than its requests, nothing is clear; nor is growth over windows
+    that are shorter than the first requests stay, for they all see the same requests.
     """
     unclear = Backlog(settling="unclear", growth=0.0, windows=())
     arrivals, finishes = np.asarray(arrivals_s, np.float64), np.asarray(finishes_s, np.float64)
@@ -71,9 +76,9 @@ def backlog(arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike) -> Backlog:
     if count < 50 or arrivals.max() <= arrivals.min():
         return unclear
     order = np.argsort(arrivals, kind="stable")
-    arrivals, first = arrivals[order], order[: max(10, count // 10)]
+    stays, arrivals = (finishes - arrivals)[order], arrivals[order]
     length = arrivals[-1] - arrivals[0]
-    stay = float(np.median(finishes[first] - arrivals[: len(first)]))
+    stay = float(np.median(stays[: max(10, count // 10)]))
     warm_up = max(WARM_UP * length, 2 * stay if stay < np.inf else 0.0)
     if warm_up > MOST_WARM_UP * length:
         return unclear
@@ -85,8 +90,23 @@ def backlog(arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike) -> Backlog:
     growth = slope * length / count
     settling: Settling = "settles"
     if growth > SHARE:
-        settling = "grows" if t_value > CRITICAL else "unclear"
+        # The very first hardly queue, even where the queue grows fast.
+        stay = np.quantile(stays[:10], 0.25)
+        is_told = t_value > CRITICAL and (length - warm_up) / NUM_WINDOWS >= stay
+        is_told &= growth > SHARE + WANDERING * _wandering(arrivals)
+        settling = "grows" if is_told else "unclear"
     return Backlog(settling=settling, growth=float(growth), windows=tuple(windows.tolist()))
+
+
+def _wandering(arrivals: npt.NDArray[np.float64]) -> float:
+    """Standard deviation of the growth at capacity, as a share of the arrivals.
+
+    That of a least squares slope over a random walk, 1.2 times its variance; a step's is of the
+    gaps between arrivals, and of the service, which is taken for no more regular than Poisson's.
+    """
+    gaps = np.diff(arrivals)
+    variation = float(gaps.var() / gaps.mean() ** 2) + 1.0
+    return math.sqrt(1.2 * variation / len(arrivals))
 
 
 def _time_in_system(
