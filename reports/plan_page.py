@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from pagetwin.reports.pages import render, styles
+from pagetwin.reports.tables import number
 from pagetwin.reports.xy_figure import Axis, Dot, Line, xy_chart
 from pagetwin.simulator.plan.answer import Answer, pareto
 from pagetwin.simulator.plan.search import Plan
@@ -26,13 +27,15 @@ def render_plan_page(answer: Answer, plan: Plan, slo: Slo) -> str:
         load_svg=_load_curve(plan, slo),
         trials=plan.trials,
         slo=slo,
+        number=number,
     )
 
 
 def _sentence(answer: Answer) -> str:
     if answer.winner is None:
         return "Nothing that was tried meets the objective."
-    return f"{answer.winner}: {answer.num_gpus} GPUs at ${answer.price_per_h:.2f} an hour."
+    gpus = "1 GPU" if answer.num_gpus == 1 else f"{answer.num_gpus} GPUs"
+    return f"{answer.winner}: {gpus} at ${answer.price_per_h:.2f} an hour."
 
 
 def _pareto(trials: Sequence[Trial]) -> Markup:
@@ -51,7 +54,7 @@ def _pareto(trials: Sequence[Trial]) -> Markup:
     return xy_chart(
         "Price against requests that are in time",
         Axis("US dollars an hour", low=0.0),
-        Axis("requests within every limit, %", low=0.0),
+        Axis("requests within every limit, %", low=0.0, high=100.0),
         [Line("cheapest for what it gives", "front", line)],
         dots,
     )
@@ -61,7 +64,7 @@ def _load_curve(plan: Plan, slo: Slo) -> Markup:
     """Each limit's share that is used, by how many times the load the winner is given."""
     if plan.winner is None:
         return Markup("")
-    tried = [t for t in plan.trials if t.candidate == plan.winner.candidate and t.intervals]
+    tried = [t for t in plan.trials if t.candidate == plan.winner.candidate and t.believed]
     tried.sort(key=lambda trial: trial.factor)
     lines = [
         Line(

@@ -23,6 +23,8 @@ def render_simulation_page(report: SimulationReport, result: Result, slo: Slo | 
         report=report,
         run=report.runs[0],
         sentence=_sentence(report),
+        is_good=_is_good(report),
+        limits=[] if slo is None else slo.terms,
         text=simulation_text(report),
         latencies=latency_table(report),
         names=[NAMES[name] for name in DRAWN],
@@ -36,15 +38,26 @@ def render_simulation_page(report: SimulationReport, result: Result, slo: Slo | 
     )
 
 
+def _is_good(report: SimulationReport) -> bool:
+    """The queue settles, something is served, and the first run keeps the objective, if any."""
+    run = report.runs[0]
+    verdicts = () if run.goodput is None else run.goodput.verdicts
+    is_kept = all(verdict.met for verdict in verdicts)
+    return not report.is_saturated and run.num_finished > 0 and is_kept
+
+
 def _sentence(report: SimulationReport) -> str:
     run = report.runs[0]
     if report.is_saturated:
         return "Saturated: requests arrive faster than they are served."
+    missed = [] if run.goodput is None else [v.term.name for v in run.goodput.verdicts if not v.met]
     parts = [f"{run.num_finished:,} of {run.num_requests:,} requests served"]
     if run.ttft_s is not None:
         parts.append(f"p95 of TTFT {run.ttft_s.p95 * 1e3:,.3g} ms")
     if run.tpot_s is not None:
         parts.append(f"p95 of TPOT {run.tpot_s.p95 * 1e3:,.3g} ms")
+    if missed:
+        parts.append(f"objective missed: {', '.join(missed)}")
     return ", ".join(parts) + "."
 
 
@@ -55,13 +68,18 @@ def _cdfs(result: Result, slo: Slo | None) -> Markup:
         points = [(x, 100 * share) for x, share in cdf(seconds.tolist())]
         lines.append(Line(NAMES[name], f"series{place}", points))
     dots = [
-        Dot(term.limit_s * 1e3, term.percentile, "open", f"limit: {term.name}")
+        Dot(
+            term.limit_s * 1e3,
+            term.percentile,
+            f"series{DRAWN.index(f'{term.metric}_s')}",
+            f"limit: {term.name}",
+        )
         for term in (slo.terms if slo is not None else ())
     ]
     return xy_chart(
         "Latencies of the requests that finished",
         Axis("milliseconds", is_log=True),
-        Axis("requests at or below, %", low=0.0),
+        Axis("requests at or below, %", low=0.0, high=100.0),
         lines,
         dots,
     )

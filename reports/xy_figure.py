@@ -9,7 +9,8 @@ from markupsafe import Markup
 from pagetwin.reports.svg import element, group, number, title
 
 WIDTH, HEIGHT = 560.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 26.0, 14.0, 42.0
+# Left of the axis stand its name and numbers of up to nine characters.
+LEFT, RIGHT, TOP, BOTTOM = 78.0, 26.0, 14.0, 42.0
 
 
 class Line(NamedTuple):
@@ -32,6 +33,8 @@ class Axis(NamedTuple):
     is_log: bool = False
     low: float | None = None
     """Where it begins; None: at the least value."""
+    high: float | None = None
+    """Where it ends, at least; None: at the next round number above the greatest value."""
 
 
 def xy_chart(
@@ -91,6 +94,7 @@ def _scale(
     """Where a value stands, in pixels, and the round values that are marked."""
     low, high = min(values), max(values)
     low = low if axis.low is None else min(axis.low, low)
+    high = high if axis.high is None else max(axis.high, high)
     step = 1.0
     if axis.is_log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) + 1e-9)
@@ -98,7 +102,8 @@ def _scale(
         ticks = [10.0**power for power in range(first, last + 1)]
     else:
         step = _round_step((high - low or abs(high) or 1.0) / 5)
-        first, last = math.floor(low / step), math.ceil(high / step + 1e-9)
+        above = 0.0 if axis.high == high else 1e-9
+        first, last = math.floor(low / step), math.ceil(high / step + above)
         last = max(last, first + 1)
         ticks = [place * step for place in range(first, last + 1)]
 

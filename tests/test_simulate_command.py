@@ -23,7 +23,7 @@ def test_a_run_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) 
         "calibrated: llama-3.1-8b on",
         "TTFT",
         "60 of 60 finished",
-        "ttft_p95<0.5s",
+        "ttft_p95<500ms",
         "met",
         "Little",
     ):
@@ -101,7 +101,9 @@ def test_stepping_and_pools_that_differ(capsys: pytest.CaptureFixture[str]) -> N
         (["--workload", LOAD, "--model", "gpt-9"], "model 'gpt-9' is neither a file nor known"),
         (["--workload", LOAD, *MODEL, "--gpu", "tpu"], "GPU 'tpu' is unknown; datasheets are here"),
         (["--workload", LOAD, *MODEL, "--tp", "3"], "tensor_parallel=3 does not divide"),
+        (["--workload", LOAD, *MODEL, "--gpu", "h1000"], "GPU 'h1000' is unknown"),
         (["--workload", LOAD, *MODEL, "--replicas", "0"], "replicas=0 is below 1"),
+        (["--workload", LOAD, "--model", "Llama-3.1-8B", "--block-size", "0"], "block_size=0 is"),
         (["--workload", LOAD, *MODEL, "--router", "dice"], "router 'dice' is unknown; use one of"),
         (
             ["--workload", LOAD, *MODEL, "--slo", "fast"],
@@ -178,6 +180,31 @@ def test_the_page_draws_the_run_and_other_loads(
     assert fast < slow
     page = (out / "simulation.html").read_text()
     assert page.count("<svg") == 5
+    assert "✓" in page
     assert "<script" not in page
     assert run("--workload", LOAD, *MODEL, "--loads", "1,zero") == 2
     assert "'zero' is no number above 0" in capsys.readouterr().err
+
+
+def test_a_page_is_not_green_where_the_objective_is_missed(tmp_path: Path) -> None:
+    options = ["--slo", "ttft_p95<0.001ms", "--out", str(tmp_path)]
+    assert run("--workload", LOAD, *MODEL, *options) == 0
+    page = (tmp_path / "simulation.html").read_text()
+    assert "✓" not in page
+    assert "objective missed: ttft_p95&lt;0.001ms" in page
+
+
+def test_a_queue_that_grows_keeps_no_promise_on_its_times(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flood = "poisson:rate=60,input=100,output=20,requests=2000"
+    options = ["--slo", "e2e_p50<1000s,tpot_p95<1000s", "--max-num-seqs", "4", "--json"]
+    assert run("--workload", flood, *MODEL, *options) == 0
+    [only] = json.loads(capsys.readouterr().out)["runs"]
+    assert only["e2e_s"] is None
+    assert [one["met"] for one in only["goodput"]["verdicts"]] == [False, True]
+
+
+def test_a_cache_of_another_dtype_was_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--workload", LOAD, *MODEL, "--kv-dtype", "float8") == 0
+    assert "uncalibrated" in capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Decides the pool that a way to run a model makes: its memory, its costs, its price."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -9,7 +9,7 @@ from pagetwin.engine.config import CacheConfig, PreemptionMode, SchedulerConfig
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.cluster.description import Pool, Role
 from pagetwin.simulator.cost_model import CostModel
-from pagetwin.simulator.costs.committed import committed_profile
+from pagetwin.simulator.costs.committed import committed_profiles
 from pagetwin.simulator.costs.datasheets import gpu_named
 from pagetwin.simulator.costs.model_shape import dtype_of, shape_of
 from pagetwin.simulator.costs.pool_size import num_blocks_in
@@ -57,7 +57,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
         Raises ConfigError or ModelError for what is unknown or does not fit.
         """
-        for knob in ("tp", "pp", "replicas"):
+        for knob in ("tp", "pp", "replicas", "block_size"):
             if getattr(self, knob) < 1:
                 raise ConfigError(f"{knob}={getattr(self, knob)} is below 1; count them")
         gpu = gpu_named(self.gpu)
@@ -96,28 +96,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
         Raises ConfigError, with all that differs, if it is not; then its times say nothing.
         """
-        subject = profile.subject
-        # An engine that is run from its sources has no version; nothing is compared then.
-        versions_known = subject.engine != "" and engine[:1].isdigit()
-        ours = {
-            "model": str(shape_of(config)),
-            "GPU": gpu_named(self.gpu).name,
-            "dtype": self._dtype(config),
-            "GPUs of a replica": str(self.tp * self.pp),
-            "engine version": engine if versions_known else "",
-        }
-        theirs = {
-            "model": str(shape_of(profile.model_config)),
-            "GPU": gpu_named(subject.device).name,
-            "dtype": subject.dtype,
-            "GPUs of a replica": "1",
-            "engine version": subject.engine if versions_known else "",
-        }
-        wrong = [
-            f"{what} {theirs[what]}, not {ours[what]}"
-            for what in ours
-            if theirs[what] != ours[what]
-        ]
+        wrong = self._differences(profile, config, engine)
         if wrong:
             raise ConfigError(
                 f"the profile is of another deployment: {'; '.join(wrong)}; calibrate on a history "
@@ -125,12 +104,45 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             )
         return profile.cost_model(self.max_num_seqs)
 
-    def measured(self, config: Mapping[str, Any]) -> CostModel | None:
-        """The costs that were measured for this package, if they are of this deployment."""
-        if self.tp * self.pp > 1:
-            return None
-        profile = committed_profile(config, gpu=self.gpu, dtype=self._dtype(config))
-        return None if profile is None else profile.cost_model(self.max_num_seqs)
+    def measured(
+        self, config: Mapping[str, Any], profiles: Sequence[Profile] | None = None
+    ) -> CostModel | None:
+        """The costs of the first profile that is of this deployment, whatever engine version.
+
+        `profiles`: None for those that come with this package.
+        """
+        known = committed_profiles() if profiles is None else profiles
+        for profile in known:
+            if not self._differences(profile, config, ""):
+                return profile.cost_model(self.max_num_seqs)
+        return None
+
+    def _differences(self, profile: Profile, config: Mapping[str, Any], engine: str) -> list[str]:
+        """In what the profile is of another deployment: `GPU H100, not H200`."""
+        subject = profile.subject
+        # An engine that is run from its sources has no version; nothing is compared then.
+        versions_known = subject.engine != "" and engine[:1].isdigit()
+        ours = {
+            "model": str(shape_of(config)),
+            "GPU": gpu_named(self.gpu).name,
+            "dtype": self._dtype(config),
+            "KV dtype": self._kv_dtype or self._dtype(config),
+            "GPUs of a replica": str(self.tp * self.pp),
+            "engine version": engine if versions_known else "",
+        }
+        theirs = {
+            "model": str(shape_of(profile.model_config)),
+            "GPU": gpu_named(subject.device).name,
+            "dtype": subject.dtype,
+            "KV dtype": subject.dtype,
+            "GPUs of a replica": "1",
+            "engine version": subject.engine if versions_known else "",
+        }
+        return [
+            f"{what} {theirs[what]}, not {ours[what]}"
+            for what in ours
+            if theirs[what] != ours[what]
+        ]
 
     def kv_bytes_per_token(self, config: Mapping[str, Any]) -> int:
         """Of a whole replica."""

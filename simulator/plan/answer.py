@@ -127,7 +127,8 @@ def shortfall(plan: Plan, slo: Slo) -> str:
         if excess > 0:
             parts.append(f"{term.name} is {value:.3g} s, {excess:.0%} over its limit")
     saturated = f"; {closest.why}" if closest.why else ""
-    return f"closest is {closest.candidate}: {', '.join(parts) or 'every limit is met'}{saturated}"
+    values = ", ".join(parts) or "within every limit on average"
+    return f"closest is {closest.candidate}: {values}{saturated}"
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -137,7 +138,8 @@ def _row(trial: Trial) -> dict[str, Any]:
         "price_per_h": trial.price_per_h,
         "num_gpus": trial.candidate.num_gpus,
         "load": trial.factor,
-        **{name: row[name] for name in ("outcome", "why", "failing", "num_seeds", "intervals")},
+        **{name: row[name] for name in ("outcome", "why", "failing", "num_seeds", "costs")},
+        "intervals": msgspec.to_builtins(trial.believed),
         "goodput_share": trial.goodput_share,
         "output_tokens_per_s": trial.output_tokens_per_s,
     }

@@ -9,8 +9,6 @@ import numpy as np
 
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.cluster.description import Policy, Pool
-from pagetwin.simulator.cost_model import CostModel
-from pagetwin.simulator.costs.datasheets import gpu_named
 from pagetwin.simulator.costs.profile import Profile
 from pagetwin.simulator.plan.candidates import Candidate
 from pagetwin.simulator.results.bill import bill
@@ -40,8 +38,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     max_seeds: int = 8
     trim: bool = False
     """Cut requests that are too long for the model; else they count as not served."""
-    profile: Profile | None = None
-    """Measured costs, for the GPU that they were measured on; others go by the roofline."""
+    profiles: tuple[Profile, ...] = ()
+    """Measured costs, each for what it was measured on; all else goes by the roofline."""
 
     @cached_property
     def is_fixed(self) -> bool:
@@ -62,16 +60,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             deployment,
             max_num_batched_tokens=max(deployment.max_num_batched_tokens, deployment.max_num_seqs),
         )
-        return deployment.pool("replicas", self.model, self._measured(candidate))
-
-    def _measured(self, candidate: Candidate) -> CostModel | None:
-        """What was measured of this model on that GPU alone; None: nothing, or not of this."""
-        profile = self.profile
-        if profile is None or candidate.gpus_per_replica > 1:
-            return None
-        if gpu_named(profile.subject.device) != gpu_named(candidate.deployment.gpu):
-            return None
-        return profile.cost_model(candidate.deployment.max_num_seqs)
+        costs = deployment.measured(self.model, self.profiles)
+        return deployment.pool("replicas", self.model, costs)
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +87,11 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def price_per_h(self) -> float:
         return self.candidate.price_per_h
+
+    @property
+    def believed(self) -> dict[str, Interval]:
+        """The intervals; none of a queue that grows, for they tell the length of the run."""
+        return {} if self.outcome == "saturated" else self.intervals
 
     @property
     def meets(self) -> bool:

@@ -28,7 +28,8 @@ class SloTerm(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         at = "" if self.percentile == 100 else f"_p{self.percentile:g}"
-        return f"{self.metric}{at}<{self.limit_s:g}s"
+        limit = f"{self.limit_s:g}s" if self.limit_s >= 1 else f"{self.limit_s * 1e3:g}ms"
+        return f"{self.metric}{at}<{limit}"
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

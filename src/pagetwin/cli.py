@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(f"{error.filename}: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
-        print("pagetwin: interrupted; nothing was written", file=sys.stderr)
+        print("pagetwin: interrupted; no result was written", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
 

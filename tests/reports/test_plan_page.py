@@ -2,6 +2,7 @@
 
 import re
 
+import msgspec
 import pytest
 
 from pagetwin.reports.plan_page import render_plan_page
@@ -65,8 +66,24 @@ def test_charts_keep_all_that_can_be_drawn_inside_their_frame(is_log: bool) -> N
     [path] = re.findall(r'd="M([^"HV]*)" class="line a"', svg)
     drawn = [tuple(map(float, pair.split())) for pair in path.split("L")]
     assert len(drawn) == (2 if is_log else 3)
-    assert all(58 <= x <= 534 and 14 <= y <= 208 for x, y in drawn)
+    assert all(78 <= x <= 534 and 14 <= y <= 208 for x, y in drawn)
     assert "&lt;d&gt;" in svg
+
+
+def test_an_axis_of_shares_ends_at_their_whole() -> None:
+    axis = Axis("%", low=0.0, high=100.0)
+    svg = str(xy_chart("c", Axis("x"), axis, [Line("l", "a", [(0, 10), (1, 100)])]))
+    assert ">100<" in svg
+    assert ">120<" not in svg
+
+
+def test_of_a_queue_that_grows_no_percentile_is_shown() -> None:
+    grows = msgspec.structs.replace(trial(1, 0.3), outcome="saturated", why="it grows")
+    assert ">300<" in page(None, trial(1, 0.3))
+    assert ">300<" not in page(None, grows)
+    plan = Plan(winner=None, by_design=(), trials=(grows,))
+    [row] = answer_of(plan, SLO, workload="w", model="m", confidence=0.95).trials
+    assert row["intervals"] == {}
 
 
 def test_nothing_to_draw_is_said() -> None:

@@ -58,6 +58,16 @@ TraceFile = Annotated[
 SimulatedModel = Annotated[
     str, typer.Option(metavar="NAME_OR_PATH", help="A known name, or a config.json.")
 ]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Calibrated costs, or `none` for a roofline. Default: the ones that come with "
+        "pagetwin for the model on that GPU, if they do.",
+    ),
+]
+UNCALIBRATED = Path("none")
+"""In place of a profile: the roofline, whatever was measured."""
 Trim = Annotated[bool, typer.Option("--trim", help="Cut requests that are too long for the model.")]
 
 

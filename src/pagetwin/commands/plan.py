@@ -26,10 +26,7 @@ def plan(
         list[str] | None,
         typer.Option(metavar="GPU=USD", help="Of a GPU and hour; else a guess. Several times."),
     ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Measured costs (pagetwin calibrate) of this model."),
-    ] = None,
+    profile: knobs.ProfileFile = None,
     requests: Annotated[
         int | None, typer.Option(metavar="N", help="Of a trace: only the first so many.")
     ] = None,
@@ -61,15 +58,16 @@ def plan(
     workload until each answer is clear. With --out a run that was stopped goes on where it was.
     Ends with 2 if nothing meets the objective.
     """
-    from pagetwin.commands.planning import Planning, parse_list, parse_prices, plan_text
+    from pagetwin.commands.planning import (
+        Planning,
+        parse_list,
+        parse_prices,
+        plan_text,
+        workload_spec,
+    )
 
-    if (workload is None) == (trace is None):
-        raise ConfigError("give either --workload SPEC or --trace FILE")
-    spec = workload
-    if spec is None:
-        spec = f"trace:file={trace}" + (f",requests={requests}" if requests else "")
     planning = Planning(
-        workload=spec,
+        workload=workload_spec(workload, trace, requests),
         model=model,
         slo=slo,
         gpus=parse_list(gpus),

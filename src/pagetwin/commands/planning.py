@@ -1,19 +1,22 @@
 """What `pagetwin plan` does between its options and its answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pagetwin.commands import knobs
 from pagetwin.commands.progress import terminal_progress
 from pagetwin.commands.writing import as_json_document
+from pagetwin.conformance.environment import versions
 from pagetwin.engine.errors import ConfigError
 from pagetwin.reports.tables import Table, number
 from pagetwin.simulator.cluster.deployment import Deployment
+from pagetwin.simulator.costs.committed import committed_profiles
 from pagetwin.simulator.costs.datasheets import gpu_named
 from pagetwin.simulator.costs.known_models import config_named
-from pagetwin.simulator.costs.model_shape import config_digest
+from pagetwin.simulator.costs.model_shape import dtype_bytes, shape_of
 from pagetwin.simulator.costs.profile import Profile, read_profile
 from pagetwin.simulator.plan.answer import Answer, answer_of, shortfall
 from pagetwin.simulator.plan.candidates import Choices
@@ -21,7 +24,19 @@ from pagetwin.simulator.plan.runners import LocalRunner, RayRunner, Resumed
 from pagetwin.simulator.plan.search import Plan, Search
 from pagetwin.simulator.plan.trial import Task, Trial
 from pagetwin.simulator.results.slo import parse_slo
+from pagetwin.simulator.statistics.deciding import MIN_SEEDS
 from pagetwin.simulator.workloads.spec import parse_workload
+
+
+def workload_spec(workload: str | None, trace: Path | None, requests: int | None) -> str:
+    """The one that is given, as a spec; of a trace at most so many requests."""
+    if (workload is None) == (trace is None):
+        raise ConfigError("give either --workload SPEC or --trace FILE")
+    if workload is None:
+        return f"trace:file={trace}" + ("" if requests is None else f",requests={requests}")
+    if requests is not None:
+        raise ConfigError(f"--requests {requests} is of a --trace; write it into --workload")
+    return workload
 
 
 def parse_list(text: str, whole: str | None = None) -> tuple[str, ...]:
@@ -46,6 +61,30 @@ def parse_prices(texts: Sequence[str]) -> dict[str, float]:
             raise ConfigError(f"--price {text!r} is not GPU=USD, like h100=2.5")
         prices[gpu_named(name).name] = price
     return prices
+
+
+def profiles_for(
+    profile: Path | None, config: Mapping[str, Any], gpus: Sequence[str], dtype: str | None
+) -> tuple[Profile, ...]:
+    """Measured costs that candidates may use: a file's first, then those of this package.
+
+    Raises ConfigError if the file's are of another model, or of none of the GPUs.
+    """
+    if profile == knobs.UNCALIBRATED:
+        return ()
+    shape = shape_of(config)
+    known = tuple(one for one in committed_profiles() if shape_of(one.model_config) == shape)
+    if profile is None:
+        return known
+    measured, refusals = read_profile(profile), []
+    for gpu in gpus:
+        try:
+            Deployment(gpu=gpu, dtype=dtype).calibrated(measured, config, versions()["pagetwin"])
+        except ConfigError as refusal:
+            refusals.append(refusal)
+        else:
+            return measured, *known
+    raise refusals[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +146,23 @@ class Planning:
             found = search.run()
         return self._answered(task, found, out)
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what no trial could be made of, or none would look at."""
+        if not 0 < self.confidence < 1:
+            raise ConfigError(
+                f"--confidence {self.confidence} is not between 0 and 1; 0.95 is usual"
+            )
+        if self.max_seeds < MIN_SEEDS:
+            raise ConfigError(
+                f"--max-seeds {self.max_seeds} is below {MIN_SEEDS}; fewer runs decide nothing"
+            )
+        for dtype in filter(None, self.kv_dtypes):
+            dtype_bytes(dtype)
+        bought = {gpu_named(name).name for name in self.gpus}
+        for name in self.prices:
+            if name not in bought:
+                raise ConfigError(f"--price is of {name}, which is none of --gpus")
+
     def _task(self) -> Task:
         config = config_named(self.model)
         return Task(
@@ -116,19 +172,8 @@ class Planning:
             confidence=self.confidence,
             max_seeds=self.max_seeds,
             trim=self.trim,
-            profile=self._profile(config_digest(config)),
+            profiles=profiles_for(self.profile, config, self.gpus, self.dtype),
         )
-
-    def _profile(self, digest: str) -> Profile | None:
-        if self.profile is None:
-            return None
-        profile = read_profile(self.profile)
-        if profile.subject.model_sha256 != digest:
-            raise ConfigError(
-                f"{self.profile} was measured on {profile.model}, whose config.json is not that of "
-                f"{self.model}; calibrate on a history of this model, or leave it out"
-            )
-        return profile
 
     def _answered(self, task: Task, found: Plan, out: Path | None) -> tuple[Answer, str]:
         answer = answer_of(
@@ -160,18 +205,24 @@ def plan_text(answer: Answer) -> str:
                 number(row["intervals"][name]["value"] * 1e3) if row["intervals"] else ""
                 for name in answer.objective
             ),
+            row["costs"].partition(":")[0],
         ]
         for row in answer.trials
         if row["load"] == 1
     ]
-    table = Table(
-        ["configuration", "$/h", "outcome", *(f"{name}, ms" for name in answer.objective)], rows
-    )
+    values = (f"{name.partition('<')[0]}, ms" for name in answer.objective)
+    table = Table(["configuration", "$/h", "outcome", *values, "costs"], rows)
     lines = [table.text(), ""]
     if answer.winner is None:
         return "\n".join(lines)
-    lines.append(f"cheapest  {answer.winner}: {answer.num_gpus} GPUs, ${answer.price_per_h:.2f}/h")
+    gpus = "1 GPU" if answer.num_gpus == 1 else f"{answer.num_gpus} GPUs"
+    lines.append(f"cheapest  {answer.winner}: {gpus}, ${answer.price_per_h:.2f}/h")
     lines.append(f"costs     {answer.costs}")
+    if len({row["costs"].partition(":")[0] for row in answer.trials if row["costs"]}) > 1:
+        lines.append(
+            "caution   measured costs stand beside those of datasheets; --profile none compares "
+            "like with like"
+        )
     bears = f"load      meets the objective up to {answer.load_met:.3g} times"
     if answer.load_missed is not None:
         bears += f", not at {answer.load_missed:.3g}"

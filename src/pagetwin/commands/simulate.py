@@ -26,14 +26,7 @@ def simulate(
             help="A pool that differs from the options: gpu=h200,replicas=2. Several times.",
         ),
     ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Calibrated costs, or `none` for a roofline. Default: the ones that come with "
-            "pagetwin for the model on that GPU, if they do.",
-        ),
-    ] = None,
+    profile: knobs.ProfileFile = None,
     num_blocks: Annotated[
         int | None, typer.Option(metavar="N", help="KV blocks of a replica; else estimated.")
     ] = None,
@@ -111,7 +104,9 @@ def simulate(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="For summary.json, CSV files and a Perfetto trace."),
+        typer.Option(
+            metavar="DIR", help="For a page, summary.json, CSV files and a Perfetto trace."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, and only it.")
@@ -192,4 +187,7 @@ def simulate(
     else:
         print(simulation_text(report))
         if out is not None:
-            print(f"\nThe files are in {out}; trace.json opens at https://ui.perfetto.dev")
+            print(
+                f"\nThe page is {out / 'simulation.html'}; trace.json beside it opens at "
+                "https://ui.perfetto.dev"
+            )

@@ -38,9 +38,6 @@ from pagetwin.simulator.workloads.traces import Trace
 from pagetwin.simulator.workloads.trimmed import Trimmed
 from pagetwin.simulator.workloads.workload import Workload
 
-UNCALIBRATED = Path("none")
-"""In place of a profile: the roofline, whatever was measured."""
-
 
 def deployment_named(**options: Any) -> Deployment:
     """From options, those left away being None."""
@@ -72,7 +69,7 @@ def cluster_of(
     costs: list[CostModel | None] = [None] * len(deployments)
     if profile is None:
         costs = [one.measured(config) for one in deployments]
-    elif profile != UNCALIBRATED:
+    elif profile != knobs.UNCALIBRATED:
         measured, engine = read_profile(profile), versions()["pagetwin"]
         costs = [one.calibrated(measured, config, engine) for one in deployments]
     return Cluster(

@@ -154,7 +154,7 @@ def test_trials_by_simulation_tell_yes_no_saturated_and_impossible() -> None:
     assert easy.goodput_share == 1.0
     assert "uncalibrated" in easy.costs
     hard = try_candidate(task("ttft_p95<0.1ms"), candidate())
-    assert (hard.outcome, hard.failing) == ("misses", ("ttft_p95<0.0001s",))
+    assert (hard.outcome, hard.failing) == ("misses", ("ttft_p95<0.1ms",))
     flood = "poisson:rate=120,input=64,output=64,requests=800"
     drowned = try_candidate(task("ttft_p95<1s", flood), candidate(max_num_seqs=2))
     assert drowned.outcome == "saturated"
