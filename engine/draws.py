@@ -36,11 +36,19 @@ class Draws:
     logits_rows: NDArray[np.int64]
     """[len(rows)]: whose logits each draws from, as an index of `last_tokens`."""
     prompt_chunks: list[PromptChunk]
+    num_tokens: int
+    """Of the step."""
 
     @property
     def wants_all_rows(self) -> bool:
         """Whether hidden states are wanted of more rows than `last_tokens`."""
         return bool(self.prompt_chunks)
+
+    @property
+    def wanted_rows(self) -> NDArray[np.int64] | None:
+        """The rows whose hidden states are wanted; None if that is all of them."""
+        every = self.wants_all_rows or len(self.last_tokens) == self.num_tokens
+        return None if every else self.last_tokens
 
     @property
     def forks(self) -> bool:
@@ -59,6 +67,7 @@ class Draws:
             rows=[row for rows in drawing for row in rows],
             logits_rows=np.repeat(np.arange(len(drawing)), [len(rows) for rows in drawing]),
             prompt_chunks=_prompt_chunks(scheduled, inputs, batch),
+            num_tokens=inputs.num_tokens,
         )
 
 

@@ -265,13 +265,12 @@ class GpuRunner(ModelRunner):
         draws = launch.draws
         samples = np.array([row.sample_index for row in draws.rows]) if draws.forks else None
         self.device_sampler.fill(words, *_drawing(draws, inputs), samples)
-        wanted = None if draws.wants_all_rows else draws.last_tokens
         if launch.route.size:
-            inputs, wanted = pad_decodes(inputs, launch.route.size), None
+            inputs = pad_decodes(inputs, launch.route.size)
         return self._program.arrays(
             inputs,
             self.batch.block_tables,
-            wanted,
+            None if launch.route.size else draws.wanted_rows,
             words,
             logits_rows=draws.logits_rows if draws.forks else None,
             is_graph=bool(launch.route.size),

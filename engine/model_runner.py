@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pagetwin.engine.attention.backend import AttentionBackend
-from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
+from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext, SampledRows
 from pagetwin.engine.config import EngineConfig
 from pagetwin.engine.draws import Draws
 from pagetwin.engine.errors import ModelError, StepFailed
@@ -134,21 +134,27 @@ class ModelRunner:
 
     def _forward(self, inputs: StepInputs, draws: Draws) -> Tensor:
         """The last hidden states of the rows that `draws` wants."""
-        metadata = AttentionMetadata(
-            slot_mapping=self._to_device(inputs.slot_mapping),
-            query_start_loc=self._to_device(inputs.query_start_loc),
-            seq_lens=self._to_device(inputs.seq_lens),
-            block_tables=self._to_device(self.batch.block_tables),
-            table_rows=self._to_device(inputs.rows),
-            max_query_len=inputs.max_query_len,
-            max_seq_len=inputs.max_seq_len,
-        )
-        sampled_rows = None if draws.wants_all_rows else self._to_device(draws.last_tokens)
+        tables = self._to_device(self.batch.block_tables)
+        sampled = None
+        if draws.wanted_rows is not None:
+            metadata = self._metadata(inputs.of_rows(draws.wanted_rows), tables)
+            sampled = SampledRows(self._to_device(draws.wanted_rows), metadata)
         context = ForwardContext(
-            self._backend, metadata, self._kv_caches, sampled_rows=sampled_rows
+            self._backend, self._metadata(inputs, tables), self._kv_caches, sampled=sampled
         )
         return self._model.forward(
             self._to_device(inputs.input_ids), self._to_device(inputs.positions), context
+        )
+
+    def _metadata(self, inputs: StepInputs, block_tables: Tensor) -> AttentionMetadata:
+        return AttentionMetadata(
+            slot_mapping=self._to_device(inputs.slot_mapping),
+            query_start_loc=self._to_device(inputs.query_start_loc),
+            seq_lens=self._to_device(inputs.seq_lens),
+            block_tables=block_tables,
+            table_rows=self._to_device(inputs.rows),
+            max_query_len=inputs.max_query_len,
+            max_seq_len=inputs.max_seq_len,
         )
 
     def _sample(self, draws: Draws, hidden: Tensor) -> SamplerOutput:

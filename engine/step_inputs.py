@@ -45,6 +45,17 @@ class StepInputs:
     def num_seqs(self) -> int:
         return len(self.seq_lens)
 
+    def of_rows(self, index: NDArray[np.int64]) -> "StepInputs":
+        """These tokens alone, each as the only one of a sequence that ends with it."""
+        return StepInputs(
+            input_ids=self.input_ids[index],
+            positions=self.positions[index],
+            slot_mapping=self.slot_mapping[index],
+            query_start_loc=np.arange(len(index) + 1, dtype=np.int32),
+            seq_lens=(self.positions[index] + 1).astype(np.int32),
+            rows=self.token_rows[index],
+        )
+
     @property
     def max_query_len(self) -> int:
         return int(np.diff(self.query_start_loc).max(initial=0))

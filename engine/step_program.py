@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pagetwin.engine.attention.backend import AttentionBackend
-from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext
+from pagetwin.engine.attention.metadata import AttentionMetadata, ForwardContext, SampledRows
 from pagetwin.engine.cuda_graphs import Variant
 from pagetwin.engine.device_sampler import DeviceSampler
 from pagetwin.engine.device_tables import DeviceTables
@@ -20,6 +20,9 @@ from pagetwin.engine.step_inputs import StepInputs
 from pagetwin.kernels.linear import no_split_k
 
 Arrays = dict[str, NDArray[Any]]
+
+_SAMPLED = "sampled "
+"""Before the names of arrays that are about the wanted rows alone."""
 
 
 @dataclass(frozen=True)
@@ -81,36 +84,56 @@ class StepProgram:
         arrays: Arrays = {
             "input_ids": inputs.input_ids,
             "positions": inputs.positions,
-            "slot_mapping": inputs.slot_mapping,
             "token_rows": inputs.token_rows,
+            "words": words,
+        }
+        arrays |= self._layout(inputs, block_tables, is_graph=is_graph)
+        if logits_rows is not None:
+            arrays["logits_rows"] = logits_rows
+        if wanted_rows is not None:
+            arrays["wanted_rows"] = wanted_rows
+            layout = self._layout(inputs.of_rows(wanted_rows), block_tables, is_graph=is_graph)
+            arrays |= {_SAMPLED + name: array for name, array in layout.items()}
+        return arrays
+
+    def _layout(
+        self, inputs: StepInputs, block_tables: NDArray[np.int32], *, is_graph: bool
+    ) -> Arrays:
+        """What _metadata is made of."""
+        arrays: Arrays = {
+            "slot_mapping": inputs.slot_mapping,
             "query_start_loc": inputs.query_start_loc,
             "seq_lens": inputs.seq_lens,
             "table_rows": inputs.rows,
         }
-        if wanted_rows is not None:
-            arrays["wanted_rows"] = wanted_rows
-        if logits_rows is not None:
-            arrays["logits_rows"] = logits_rows
-        arrays["words"] = words
         return arrays | self._backend.plan(inputs, block_tables, is_graph=is_graph)
 
-    def run(self, views: Mapping[str, Tensor], shape: StepShape, variant: Variant) -> Tensor:
-        """Launches everything; the hidden states of the wanted rows."""
-        metadata = AttentionMetadata(
+    def _metadata(
+        self, views: Mapping[str, Tensor], shape: StepShape, *, max_query_len: int
+    ) -> AttentionMetadata:
+        return AttentionMetadata(
             slot_mapping=views["slot_mapping"],
             query_start_loc=views["query_start_loc"],
             seq_lens=views["seq_lens"],
             block_tables=self._tables.block_tables,
             table_rows=views["table_rows"],
-            max_query_len=shape.max_query_len,
+            max_query_len=max_query_len,
             max_seq_len=shape.max_seq_len,
             **self._backend.work(views, is_graph=shape.is_graph),
         )
+
+    def run(self, views: Mapping[str, Tensor], shape: StepShape, variant: Variant) -> Tensor:
+        """Launches everything; the hidden states of the wanted rows."""
+        sampled = None
+        if "wanted_rows" in views:
+            layout = {n.removeprefix(_SAMPLED): v for n, v in views.items() if _SAMPLED in n}
+            metadata = self._metadata(layout, shape, max_query_len=1)
+            sampled = SampledRows(views["wanted_rows"], metadata)
         context = ForwardContext(
             self._backend,
-            metadata,
+            self._metadata(views, shape, max_query_len=shape.max_query_len),
             self._kv_caches,
-            sampled_rows=views.get("wanted_rows"),
+            sampled=sampled,
             token_table=self._tables.tokens,
             token_rows=views["token_rows"],
         )

@@ -36,11 +36,22 @@ class AttentionMetadata:
     max_query_len: int
     """Most rows of one sequence."""
     max_seq_len: int
-    """Largest of seq_lens."""
+    """Largest of seq_lens, or more."""
     decode_work: "DecodeWork | None" = None
     """What the sequences with one row read, if it was worked out with the step's inputs."""
     prefill_work: "PrefillWork | None" = None
     """Likewise for the sequences with more rows."""
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """The rows whose hidden states are wanted, and the step as it is for their queries alone."""
+
+    index: Tensor
+    """int64 [num_sampled_rows], in the order that is wanted."""
+    metadata: AttentionMetadata
+    """Each of these rows as the only one of a sequence that ends with it. Keys and values of the
+    others are in the cache, but nothing is asked of them."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,15 @@ class ForwardContext:
     metadata: AttentionMetadata
     kv_caches: Sequence[Tensor]
     """One per layer: [2, num_blocks, block_size, num_kv_heads, head_size], keys then values."""
-    sampled_rows: Tensor | None = None
-    """int64: the rows whose hidden states are wanted, in this order; None = all rows."""
+    sampled: SampledRows | None = None
+    """None = the hidden states of all rows are wanted."""
     token_table: Tensor | None = None
     """int32 [num_table_rows, max_model_len]: where a token that the host does not know yet stands,
     at its position. None if it knows all."""
     token_rows: Tensor | None = None
     """int32 [num_tokens]: the row of token_table of each token."""
+
+    @property
+    def sampled_rows(self) -> Tensor | None:
+        """int64: the rows whose hidden states are wanted, in this order; None = all rows."""
+        return None if self.sampled is None else self.sampled.index

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pagetwin.engine.attention.metadata import ForwardContext
+from pagetwin.engine.attention.metadata import ForwardContext, SampledRows
 from pagetwin.engine.layers.norm import RMSNorm
 from pagetwin.kernels import reference_layers, rotary
 from pagetwin.kernels.dispatch import uses_triton
@@ -36,12 +36,17 @@ class Attention(nn.Module):
         self.k_norm = k_norm
 
     def forward(
-        self, qkv: Tensor, cos_sin: Tensor, positions: Tensor, context: ForwardContext
+        self,
+        qkv: Tensor,
+        cos_sin: Tensor,
+        positions: Tensor,
+        context: ForwardContext,
+        sampled: SampledRows | None = None,
     ) -> Tensor:
         """Projections [T, (num_heads + 2 num_kv_heads) * head_size] to [T, num_heads * head_size].
 
         `cos_sin` is RotaryEmbedding's table, positions int64 [T]. Keys and values go to the
-        step's slots of the layer's cache; `qkv` is changed.
+        step's slots of the layer's cache; `qkv` is changed. Only `sampled` rows attend, if given.
         """
         kv_cache = context.kv_caches[self.layer_index]
         kernels = rotary if uses_triton(qkv) else reference_layers
@@ -56,10 +61,15 @@ class Attention(nn.Module):
             context.metadata.slot_mapping,
         )
         q = qkv.view(len(qkv), -1, self.head_size)[:, : self.num_heads]
+        metadata = context.metadata
+        if sampled is not None:
+            q, metadata = q[sampled.index], sampled.metadata
+            if not len(q):
+                return q.flatten(-2)
         attended = context.backend.forward(
             q,
             kv_cache,
-            context.metadata,
+            metadata,
             scale=self.scale,
             sliding_window=self.sliding_window,
         )

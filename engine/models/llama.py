@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pagetwin.engine.attention.metadata import ForwardContext
+from pagetwin.engine.attention.metadata import ForwardContext, SampledRows
 from pagetwin.engine.layers.attention import Attention
 from pagetwin.engine.layers.embedding import embed
 from pagetwin.engine.layers.linear import Linear, NewParameter
@@ -71,16 +71,14 @@ class LlamaAttention(nn.Module):
         norm: RMSNorm,
         place: tuple[Tensor, Tensor],
         context: ForwardContext,
-        rows: Tensor | None,
+        sampled: SampledRows | None,
     ) -> Tensor:
         """x and what attention adds to it, [num_tokens, hidden_size], or only those rows of it.
 
         `place` is the rotary table and the tokens' positions.
         """
-        attended = self.attention(self.qkv_proj.of_norm(x, norm), *place, context)
-        if rows is not None:
-            x, attended = x[rows], attended[rows]
-        return self.o_proj.added_to(x, attended)
+        attended = self.attention(self.qkv_proj.of_norm(x, norm), *place, context, sampled)
+        return self.o_proj.added_to(x if sampled is None else x[sampled.index], attended)
 
     def slots(self, prefix: str) -> Slots:
         yield from self.qkv_proj.slots(prefix)
@@ -103,9 +101,9 @@ class LlamaLayer(nn.Module):
         x: Tensor,
         place: tuple[Tensor, Tensor],
         context: ForwardContext,
-        rows: Tensor | None,
+        sampled: SampledRows | None,
     ) -> Tensor:
-        x = self.self_attn(x, self.input_norm, place, context, rows)
+        x = self.self_attn(x, self.input_norm, place, context, sampled)
         y: Tensor = self.mlp(x, self.post_attention_norm)
         return y
 
@@ -151,7 +149,7 @@ class Llama(nn.Module):
         x = embed(input_ids, positions, self.embed_tokens, context)
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            x = layer(x, place, context, context.sampled_rows if index == last else None)
+            x = layer(x, place, context, context.sampled if index == last else None)
         y: Tensor = self.norm(x)
         return y
 

@@ -1,10 +1,13 @@
 """The Triton backend: the same rows whoever plans, whatever else is in the step."""
 
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pagetwin.engine.attention.backend import AttentionSpec
@@ -46,7 +49,14 @@ def inputs_of(batch: PagedBatch) -> StepInputs:
     num_tokens, num_seqs = len(batch.q), len(batch.seq_lens)
     return StepInputs(
         input_ids=np.zeros(num_tokens, np.int64),
-        positions=np.zeros(num_tokens, np.int64),
+        positions=np.concatenate(
+            [
+                np.arange(length - num_rows, length)
+                for length, num_rows in zip(
+                    batch.seq_lens.tolist(), batch.query_start_loc.diff().tolist(), strict=True
+                )
+            ]
+        ),
         slot_mapping=batch.slot_mapping.cpu().numpy(),
         query_start_loc=batch.query_start_loc.cpu().numpy(),
         seq_lens=batch.seq_lens.cpu().numpy(),
@@ -61,10 +71,16 @@ def attend(
     sliding_window: int = 0,
     pad_to: int = 0,
     plans: bool = True,
+    only: list[int] | None = None,
 ) -> Tensor:
-    """Planned as the engine does, for a graph if `pad_to` is given; or by the backend itself."""
+    """Planned as the engine does, for a graph if `pad_to` is given; or by the backend itself.
+
+    `only` the queries of some rows, if given.
+    """
     inputs = inputs_of(batch)
     q, device = batch.q, batch.q.device
+    if only is not None:
+        inputs, q = inputs.of_rows(np.array(only)), q[only]
     if pad_to:
         inputs = pad_decodes(inputs, pad_to)
         q = torch.cat([q, q.new_full((pad_to - len(q), *q.shape[1:]), torch.nan)])
@@ -146,3 +162,30 @@ def test_a_row_as_part_of_a_prompt_and_as_a_step_of_its_own_has_the_same_bits(
     for num_rows in (1, 5):
         end = attend(backend, filled([span(length, num_rows=num_rows)], device))
         assert torch.equal(end, whole[-num_rows:])
+
+
+@pytest.mark.parametrize("window", [0, 40])
+def test_some_queries_of_a_step_alone_have_the_same_bits(device: torch.device, window: int) -> None:
+    """What the last layer asks for: any rows, whatever they are part of."""
+    ends = st.sampled_from([1, 16, 70, 129, SPLIT])
+    kinds: set[bool] = set()
+
+    @settings(max_examples=4)
+    @given(
+        spans=st.lists(st.tuples(ends, st.integers(1, 60)), min_size=1, max_size=3),
+        seed=st.randoms(use_true_random=False),
+    )
+    def check(spans: list[tuple[int, int]], seed: Random) -> None:
+        spans = [*spans, (SPLIT + 20, 30)]
+        rows = [span(end, min(end, num_rows)) for end, num_rows in spans]
+        batch = filled(rows, device, sliding_window=window)
+        positions = inputs_of(batch).positions
+        only = seed.sample(range(len(positions)), min(12, len(positions)))
+        backend = make_backend(device)
+        out = attend(backend, batch, sliding_window=window)
+        some = attend(backend, batch, sliding_window=window, only=only)
+        assert torch.equal(some, out[only])
+        kinds.update(position >= SPLIT for position in positions[only])
+
+    check()
+    assert kinds == {True, False}

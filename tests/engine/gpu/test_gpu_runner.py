@@ -119,6 +119,21 @@ def test_tokens_and_bits_do_not_depend_on_how_they_were_computed(
         assert outcome.counters.prefix_hit_tokens > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("chunk", [0, 7])
+def test_rows_that_nobody_samples_from_may_attend_in_the_last_layer_or_not(
+    run_model: "RunModel", prompts: MakePrompts, chunk: int
+) -> None:
+    """They do where some request asks for log-probabilities of its prompt; no bit shows it."""
+    requests = prompts(LENGTHS)
+    telling = msgspec.structs.replace(WITH_LOGPROBS, prompt_logprobs=0)
+    few, every = (
+        run_model(requests, params, long_prefill_token_threshold=chunk)
+        for params in ([WITH_LOGPROBS] * 8, [WITH_LOGPROBS, telling] * 4)
+    )
+    assert_same(few, every)
+
+
 def test_a_device_without_memory_is_a_failed_step_after_which_others_run(
     loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
