@@ -25,6 +25,7 @@ from pagetwin.engine.trace import (
     HistoryWriter,
     Origin,
     PlanRecord,
+    PreemptRecord,
     RefuseRecord,
     ResetRecord,
     ResultRecord,
@@ -110,6 +111,16 @@ class EngineCore:
         if self._history is not None:
             counters = self.scheduler.counters()
             self._history.write(AbortRecord(request_id=request_id, found=found, counters=counters))
+        return found
+
+    def preempt_request(self, request_id: str) -> bool:
+        """Has the next plan preempt the request; False if nothing of it runs."""
+        found = self.scheduler.preempt_request(request_id)
+        if self._history is not None:
+            counters = self.scheduler.counters()
+            self._history.write(
+                PreemptRecord(request_id=request_id, found=found, counters=counters)
+            )
         return found
 
     def reset_prefix_cache(self) -> bool:

@@ -20,9 +20,11 @@ class Planner:
         """The next step; None if there is nothing to plan, or a result must be awaited first."""
         state = self._state
         state.blocks.start_step()
-        if state.in_flight and not self._fits_without_preemption():
+        if state.in_flight and (state.to_preempt or not self._fits_without_preemption()):
             return None
         draft = PlanDraft(state, state.config.max_num_batched_tokens)
+        if state.to_preempt:
+            self._preempt_as_asked(draft)
         self._plan_running(draft)
         if not draft.preempted:
             self._admission.admit(draft)
@@ -32,6 +34,14 @@ class Planner:
             # Only resting beams run; a sibling waits behind one that does not fit (P2.6a).
             self._preempt(self._victim(), draft)
         return draft.finish()
+
+    def _preempt_as_asked(self, draft: PlanDraft) -> None:
+        """Carries out the forced preemptions (P3.5)."""
+        state = self._state
+        for seq in reversed(tuple(state.running)):
+            if seq.group.request.request_id in state.to_preempt:
+                self._preempt(seq, draft)
+        state.to_preempt.clear()
 
     def _plan_running(self, draft: PlanDraft) -> None:
         # A copy, since preemption shortens the list while it is visited.

@@ -52,6 +52,15 @@ class Scheduler:
         state.totals.aborts += 1
         return True
 
+    def preempt_request(self, request_id: str) -> bool:
+        """Has the next plan preempt what runs of the request; False, and nothing changed, if
+        nothing does (P3.5). For tests."""
+        group = self._state.groups.get(request_id)
+        if group is None or all(s.status is not SequenceStatus.RUNNING for s in group.sequences):
+            return False
+        self._state.to_preempt.add(request_id)
+        return True
+
     def reset_prefix_cache(self) -> bool:
         """Clears the prefix cache; False, and nothing changed, while blocks are held (P4.8)."""
         return self._state.blocks.reset_prefix_cache()
@@ -122,6 +131,7 @@ class Scheduler:
         waiting = by_status[SequenceStatus.WAITING] + by_status[SequenceStatus.PREEMPTED]
         assert waiting == len(state.waiting)
         assert sum(by_status.values()) == len(running) + len(state.swapped) + waiting
+        assert state.to_preempt <= state.groups.keys(), "a forced preemption outlives its request"
         if not state.is_fcfs:
             keys = [seq.order_key for seq in state.running]
             assert keys == sorted(keys), "running is not in the policy's order"

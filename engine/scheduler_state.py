@@ -46,6 +46,8 @@ class SchedulerState:
         self.waiting = AdmissionQueue(returning_first=self.is_fcfs)
         self.swapped = AdmissionQueue(returning_first=self.is_fcfs)
         self.running: list[Sequence] = []
+        self.to_preempt: set[str] = set()
+        """Requests for which a forced preemption is due (P3.5)."""
         self.num_running = 0
         """Running sequences as counted towards max_num_seqs."""
         self.in_flight: deque[StepPlan] = deque()
@@ -105,6 +107,7 @@ class SchedulerState:
         """Forgets a group of which no sequence lives any more."""
         if all(seq.status.is_finished for seq in group.sequences):
             del self.groups[group.request.request_id]
+            self.to_preempt.discard(group.request.request_id)
             if group.introduced:
                 self.ended_requests.add(group.request.request_id)
 

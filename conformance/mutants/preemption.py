@@ -164,9 +164,8 @@ PREEMPTION = (
         edits=(
             Edit(
                 f"{PLANNER}.plan",
-                "    if state.in_flight and not self._fits_without_preemption():\n"
-                "        return None\n",
-                "",
+                "state.to_preempt or not self._fits_without_preemption()",
+                "state.to_preempt",
             ),
         ),
     ),
