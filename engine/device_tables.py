@@ -25,12 +25,15 @@ class _Patches:
         self.places.append(np.arange(first_place, first_place + len(values)))
         self.values.append(np.array(values, np.int32))
 
-    def take(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    def merged(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """All patches, the last one of each place alone: a device applies them in no order."""
         places, values = np.concatenate(self.places), np.concatenate(self.values)
-        self.places, self.values = [], []
         last_first = len(places) - 1 - np.unique(places[::-1], return_index=True)[1]
         return places[last_first], values[last_first]
+
+    def clear(self) -> None:
+        self.places.clear()
+        self.values.clear()
 
 
 class DeviceTables:
@@ -64,17 +67,24 @@ class DeviceTables:
     def vacate(self, row: int) -> None:
         """Nothing to do: the row's next sequence writes what it reads."""
 
-    def take_patches(self) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
-        """What must be sent before the next step, by name; empty if nothing has changed."""
+    def patches(self) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
+        """What must be sent before the next step, by name; empty if nothing has changed.
+
+        It stays to be sent until it is applied: on the way there memory may run out.
+        """
         arrays: dict[str, NDArray[np.int64] | NDArray[np.int32]] = {}
         for name, patches in (("block", self._block_patches), ("token", self._token_patches)):
             if patches.places:
-                arrays[f"{name}_places"], arrays[f"{name}_values"] = patches.take()
+                arrays[f"{name}_places"], arrays[f"{name}_values"] = patches.merged()
         return arrays
 
     def apply(self, views: dict[str, Tensor]) -> None:
         """Writes the patches that have been sent; `views` may hold other arrays, too."""
-        for name, table in (("block", self.block_tables), ("token", self.tokens)):
+        for name, table, patches in (
+            ("block", self.block_tables, self._block_patches),
+            ("token", self.tokens, self._token_patches),
+        ):
             if f"{name}_places" in views:
                 places, values = views[f"{name}_places"], views[f"{name}_values"]
                 table.view(-1).index_copy_(0, places, values)
+                patches.clear()

@@ -278,7 +278,7 @@ class GpuRunner(ModelRunner):
 
     def _run(self, arrays: Arrays, inputs: StepInputs, launch: _Launch) -> Tensor | None:
         """Sends the arrays and launches the step; hidden states, unless a graph has them."""
-        patches = self._tables.take_patches()
+        patches = self._tables.patches()
         if launch.route.size:
             self._send_to_graph(arrays, patches)
             self._graphs.replay(launch.route.size, launch.variant)

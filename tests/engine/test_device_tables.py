@@ -21,7 +21,7 @@ def new_tables() -> DeviceTables:
 
 
 def send(tables: DeviceTables) -> None:
-    patches = tables.take_patches()
+    patches = tables.patches()
     buffer = StagingBuffer(StagingBuffer.num_bytes_for(patches), torch.device("cpu"))
     buffer.send(patches)
     tables.apply(buffer.views(patches))
@@ -60,7 +60,7 @@ def sampling_row(**params: Any) -> SamplingRow:
 def test_known_tokens_are_sent_for_requests_with_penalties_alone() -> None:
     tables = new_tables()
     tables.occupy(1, sampling_row(), (4, 5, 6))
-    assert tables.take_patches() == {}
+    assert tables.patches() == {}
     for penalty in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
         tables.occupy(1, sampling_row(**{penalty: 1.5}), (4, 5, 6))
         send(tables)
@@ -75,4 +75,16 @@ def test_nothing_is_sent_twice() -> None:
     send(tables)
     assert tables.block_tables[2].tolist() == [0, 7, 8, 0, 0]
     assert tables.tokens[0, 3] == 9
-    assert tables.take_patches() == {}
+    assert tables.patches() == {}
+
+
+def test_what_was_never_applied_is_sent_with_the_next_step() -> None:
+    """A step that found no memory on the way: others still wait for what it was to bring."""
+    tables = new_tables()
+    tables.set_tokens(0, 3, (9,))
+    assert tables.patches()
+    tables.set_blocks(2, 1, (7, 8))
+    send(tables)
+    assert tables.tokens[0, 3] == 9
+    assert tables.block_tables[2].tolist() == [0, 7, 8, 0, 0]
+    assert tables.patches() == {}
