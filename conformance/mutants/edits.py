@@ -124,14 +124,27 @@ def _compiled(function: FunctionType, text: str) -> CodeType:
     assert isinstance(definition, ast.FunctionDef)
     definition.decorator_list = []
     ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)
-    module = compile(tree, function.__code__.co_filename, "exec", dont_inherit=True)
-    [code] = [
-        constant
-        for constant in module.co_consts
-        if isinstance(constant, CodeType) and constant.co_name == function.__name__
-    ]
+    around = _around(definition, function.__code__.co_freevars)
+    code = compile(around, function.__code__.co_filename, "exec")
+    # From the outside in; what is wanted is the first of that name.
+    while code.co_name != function.__name__:
+        [code] = [one for one in code.co_consts if isinstance(one, CodeType)]
     if code.co_freevars != function.__code__.co_freevars:
         raise EditError(
-            f"edit of {name}: a function with variables from around it cannot be edited alone"
+            f"edit of {name}: it uses {code.co_freevars} from around it instead of "
+            f"{function.__code__.co_freevars}; cells cannot be exchanged"
         )
     return code
+
+
+def _around(definition: ast.FunctionDef, free_names: tuple[str, ...]) -> ast.Module:
+    """A module with the function in it, in another that has what it uses from around it.
+
+    A method with `super()` uses `__class__`.
+    """
+    if not free_names:
+        return ast.Module([definition], [])
+    [outer] = ast.parse(f"def around({', '.join(free_names)}): pass").body
+    assert isinstance(outer, ast.FunctionDef)
+    outer.body = [definition]
+    return ast.Module([outer], [])

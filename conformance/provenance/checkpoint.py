@@ -35,6 +35,7 @@ from pagetwin.conformance.provenance.recipe import (
     DIGIT_BITS,
     END_TOKEN_ID,
     NUM_DIGITS,
+    NUM_SPECIAL_TOKENS,
     ProvenanceRecipe,
 )
 
@@ -54,7 +55,7 @@ SECTIONS = tuple(slice(i * CODE_BITS, (i + 1) * CODE_BITS) for i in range(3))
 
 
 def write_checkpoint(recipe: ProvenanceRecipe, folder: Path) -> Path:
-    """Makes `folder` a checkpoint: config, weights, and a tokenizer of words t0, t1, ...
+    """Makes `folder` a checkpoint: config, weights, and a tokenizer of words t4, t5, ...
 
     Equal recipes give equal bytes. Returns the folder. Raises OSError where it cannot be written.
     """
@@ -195,8 +196,13 @@ def _config(recipe: ProvenanceRecipe) -> dict[str, Any]:
 
 
 def _write_tokenizer(recipe: ProvenanceRecipe, folder: Path) -> None:
-    """Words t0, t1, ... between blanks, for servers that will not start without a tokenizer."""
-    vocab = {f"t{token}": token for token in range(recipe.vocab_size)}
+    """Words t4, t5, ... between blanks, for servers that will not start without a tokenizer.
+
+    No word begins as a special token is written: transformers cuts those out of a text wherever
+    they stand, in the middle of a word too.
+    """
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    words = [*special.values(), *(f"t{i}" for i in range(NUM_SPECIAL_TOKENS, recipe.vocab_size))]
     tokenizer: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -206,11 +212,14 @@ def _write_tokenizer(recipe: ProvenanceRecipe, folder: Path) -> None:
         "pre_tokenizer": {"type": "WhitespaceSplit"},
         "post_processor": None,
         "decoder": None,
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "t3"},
+        "model": {
+            "type": "WordLevel",
+            "vocab": {word: token for token, word in enumerate(words)},
+            "unk_token": special["unk_token"],
+        },
     }
     _write_json(folder / "tokenizer.json", tokenizer)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 10**6}
-    special = {"pad_token": "t0", "bos_token": "t1", "eos_token": "t2", "unk_token": "t3"}
     _write_json(folder / "tokenizer_config.json", {**settings, **special})
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from pagetwin.conformance.provenance.checkpoint import token_codes, write_checkpoint
 from pagetwin.conformance.provenance.recipe import (
+    END_TOKEN_ID,
     NUM_SPECIAL_TOKENS,
     ProvenanceRecipe,
     read_recipe,
@@ -72,9 +74,16 @@ def test_equal_recipes_give_equal_bytes_and_other_seeds_other_ones(tmp_path: Pat
 
 def test_the_tokenizer_writes_and_reads_token_ids(tmp_path: Path) -> None:
     folder = write_checkpoint(ProvenanceRecipe(vocab_size=64), tmp_path / "checkpoint")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert tokenizer.encode("t9 t63 t4 nonsense").ids == [9, 63, 4, 3]
-    assert tokenizer.decode([9, 63, 4]) == "t9 t63 t4"
+    words = [f"t{token}" for token in range(NUM_SPECIAL_TOKENS, 64)]
+    text, token_ids = " ".join(words), list(range(NUM_SPECIAL_TOKENS, 64))
+    # As a server reads it, special tokens and all: they must not cut words that begin like them.
+    served = AutoTokenizer.from_pretrained(str(folder))
+    assert served.encode(text, add_special_tokens=False) == token_ids
+    plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert plain.encode(f"{text} nonsense").ids == [*token_ids, 3]
+    assert plain.decode(token_ids) == served.decode(token_ids) == text
+    ends = served.pad_token_id, served.bos_token_id, served.eos_token_id, served.unk_token_id
+    assert ends == (0, 1, END_TOKEN_ID, 3)
 
 
 @pytest.mark.parametrize(
