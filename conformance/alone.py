@@ -50,6 +50,30 @@ def tokens_alone(
     return tokens
 
 
+def plan_alone(
+    request: Request, output: Sequence[int], cache: CacheConfig
+) -> tuple[StepPlan, CacheConfig]:
+    """One step that computes the request's prompt and these tokens, and draws what follows; and
+    a pool that has room for it."""
+    token_ids = (*request.prompt_token_ids, *output)
+    num_blocks = 1 + -(-len(token_ids) // cache.block_size)
+    name = sequence_id(request.request_id, 0)
+    whole = IntroducedSequence(
+        seq_id=name,
+        request_id=request.request_id,
+        sample_index=0,
+        token_ids=token_ids,
+        block_ids=tuple(range(1, num_blocks)),
+    )
+    plan = StepPlan(
+        step=0,
+        scheduled=(ScheduledSequence(name, 0, len(token_ids), samples=True),),
+        introduced=(whole,),
+        new_requests=(request,),
+    )
+    return plan, msgspec.structs.replace(cache, num_blocks=num_blocks, watermark_blocks=0)
+
+
 def check_alone(records: Sequence[Record], vocab_size: int) -> Iterator[Violation]:
     """Compares every sample in a fingerprint engine's history with the sample alone."""
     header = next(record for record in records if isinstance(record, HeaderRecord))

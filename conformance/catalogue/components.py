@@ -32,4 +32,33 @@ PROPERTIES = (
         needs=(Flag.COMPONENTS,),
         level=Level.TEXT,
     ),
+    Property(
+        id="text.reported",
+        statement="What a client is told beside text is true: each log-probability stands by its "
+        "token and is told once, their sum is theirs, the prompt's stand by their positions, of "
+        "more samples the likeliest are given, cached tokens are those of the first admission.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.SCORES,
+    ),
+    Property(
+        id="text.intervals",
+        statement="A stream's first token is told in the step that draws it, more as soon as "
+        "stream_interval of them wait, an end at once; nothing is told before.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.TOKENS,
+    ),
+    Property(
+        id="life.as-asked",
+        statement="The request that is scheduled is the one that was asked for: the prompt or the "
+        "last tokens of it, parameters, arrival, priority, salt, bad words in both forms.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.STEPS,
+    ),
+    Property(
+        id="search.definition",
+        statement="A beam search gives the hypotheses of its definition, best first, with their "
+        "scores, ends and texts, whatever runs beside it and however often its beams give way.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.TOKENS,
+    ),
 )

@@ -1,4 +1,4 @@
-"""The parts of our own engine that run a step, each on its own: rows, memory, text."""
+"""The parts of our own engine that run a step, each on its own: rows, memory, text, searches."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -9,19 +9,30 @@ from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Budget
 from pagetwin.conformance.trials.registry import find_trial
 
+CRASH = "life.no-crash"
 JUDGED = {
-    "text": ("text.decoded", "text.finish-reason"),
-    "batch": ("batch.rebuild",),
-    "memory": ("mem.writes-own-slots",),
+    "text": ("text.decoded", "text.finish-reason", CRASH),
+    "reports": (
+        "text.reported",
+        "text.intervals",
+        "life.as-asked",
+        "sched.one-in-flight",
+        "twin.lockstep",
+        CRASH,
+    ),
+    "search": ("search.definition", CRASH),
+    "batch": ("batch.rebuild", CRASH),
+    "memory": ("mem.writes-own-slots", CRASH),
 }
-"""What each trial judges, of those properties that no other experiment does."""
+"""What each trial judges here: what no other experiment does, and what our engine's front may do
+wrong though its parts are right."""
 
 
 class Components:
     """Runs the trials in turn; they need an engine in this process, and no session."""
 
     id = "components"
-    judges = tuple(name for names in JUDGED.values() for name in names)
+    judges = tuple(dict.fromkeys(name for names in JUDGED.values() for name in names))
     needs = frozenset({Flag.COMPONENTS})
     weight = 1.0
 

@@ -68,6 +68,18 @@ def _text(seed: int, index: int) -> list[Violation]:
     return judge_text(seed, index)
 
 
+def _reports(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.reports import judge_reports
+
+    return judge_reports(seed, index)
+
+
+def _search(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.search import judge_search
+
+    return judge_search(seed, index)
+
+
 def _faults(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.faults import judge_faults
 
@@ -142,6 +154,24 @@ TRIALS = (
     ),
     Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
     Trial("attention", ("pagetwin.engine.attention",), _attention),
+    Trial(
+        "search",
+        (
+            "pagetwin.engine.beam_search",
+            "pagetwin.engine.live_request",
+            "pagetwin.engine.output_processor",
+        ),
+        _search,
+    ),
+    Trial(
+        "reports",
+        (
+            "pagetwin.engine.live_request",
+            "pagetwin.engine.llm_engine",
+            "pagetwin.engine.output_processor",
+        ),
+        _reports,
+    ),
     Trial("faults", ("pagetwin.engine.core",), _faults),
     # Where answers end: asked of the engine as a whole, for mutants that name it.
     Trial("answers", (), _answers),

@@ -1,0 +1,85 @@
+"""Trials of what clients hear: nothing is found on the engine as it is, and a lot happens there."""
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from pagetwin.conformance.trials import reports, search
+from pagetwin.conformance.trials.search import Scored, search_alone
+from pagetwin.engine.planning import Planner
+from pagetwin.engine.request import Request
+from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
+
+EXAMPLES = 60
+
+
+@pytest.fixture
+def happened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts what the engine does meanwhile."""
+    counts: Counter[str] = Counter()
+    preempt = Planner._preempt
+
+    def counted(self: Planner, victim, draft):  # type: ignore[no-untyped-def]
+        counts["beams" if victim.is_beam else "samples"] += 1
+        preempt(self, victim, draft)
+
+    monkeypatch.setattr(Planner, "_preempt", counted)
+    return counts
+
+
+def test_searches_are_those_of_the_definition(
+    happened: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = search.search_alone
+
+    def counted(*arguments):  # type: ignore[no-untyped-def]
+        best = alone(*arguments)
+        happened.update(one.reason for one in best)
+        happened["ties"] += len({one.score for one in best}) < len(best)
+        return best
+
+    monkeypatch.setattr(search, "search_alone", counted)
+    assert not [one for index in range(EXAMPLES) for one in search.judge_search(7, index)]
+    assert min(happened[what] for what in ("beams", "stop", "length", "ties")) > 2, happened
+
+
+def test_clients_hear_what_is_true_when_it_is_due(
+    happened: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = reports._Run._judge
+
+    def counted(self, client, output):  # type: ignore[no-untyped-def]
+        judge(self, client, output)
+        happened["pieces"] += not output.finished
+        happened["ranked"] += client.is_ranked
+        happened["prompts"] += output.prompt_logprobs is not None
+        happened["cached"] += output.num_cached_tokens > 0
+        happened["aborted"] += any(one.finish_reason == "abort" for one in output.outputs)
+
+    monkeypatch.setattr(reports._Run, "_judge", counted)
+    assert not [one for index in range(EXAMPLES) for one in reports.judge_reports(7, index)]
+    told = ("pieces", "ranked", "prompts", "cached", "aborted", "samples")
+    assert min(happened[what] for what in told) > 2, happened
+
+
+def test_a_search_as_wide_as_the_tree_finds_the_best_sequence() -> None:
+    """Against all sequences: a beam for every prefix leaves nothing out."""
+
+    def candidates(tokens: tuple[int, ...]) -> list[tuple[int, float]]:
+        return [(token, -((sum(tokens) * 7 + token * 5) % 11) / 4 - 0.25) for token in range(3)]
+
+    request = Request(
+        request_id="r",
+        prompt_token_ids=(1,),
+        sampling_params=SamplingParams(max_tokens=3),
+        beam_search=BeamSearchParams(beam_width=27, length_penalty=0.0, early_stopping="never"),
+    )
+    totals = []
+    for tokens in itertools.product(range(3), repeat=3):
+        prefixes = (tokens[:length] for length in range(3))
+        steps = zip(prefixes, tokens, strict=True)
+        totals.append((-sum(dict(candidates(before))[token] for before, token in steps), tokens))
+    cost, best = min(totals)
+    [first, *_] = search_alone(request, candidates)
+    assert first == Scored(best, -cost, -cost, "length")
