@@ -7,7 +7,7 @@ from pagetwin.conformance.capability import Capabilities, Flag
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.experiments.agreement import compare
 from pagetwin.conformance.experiments.asking import NO_ANSWER, Answer
-from pagetwin.conformance.faults.fault import AnyFault, RowFails
+from pagetwin.conformance.faults.fault import AbortAt, AnyFault, RowFails
 from pagetwin.conformance.faults.lab import AGAIN, Outcome
 from pagetwin.conformance.history import header
 from pagetwin.conformance.lockstep import replay_history
@@ -23,8 +23,8 @@ _BITS = (
     Flag.INVARIANT_PREEMPT,
 )
 """What an engine must promise for log-probabilities to have equal bits whatever happens."""
-_ENDS_OF_THE_HIT = ("error", "abort", "")
-"""Reasons with which a request that was hit may end early; none at all if its client hung up."""
+_ENDS_OF_THE_HIT = ("error", "abort")
+"""Reasons with which a request that was hit may end early."""
 
 
 class Judge(NamedTuple):
@@ -47,7 +47,9 @@ class Judge(NamedTuple):
         self, outcome: Outcome, sound: Outcome, scenario: Scenario, fault: AnyFault
     ) -> Iterator[str]:
         yield from outcome.broken
-        yield from self._answers(outcome, sound, same_bits=self.can.has(*_BITS))
+        # A client that hung up need not be told of the end; everybody else must be.
+        ends = (*_ENDS_OF_THE_HIT, "") if isinstance(fault, AbortAt) else _ENDS_OF_THE_HIT
+        yield from self._answers(outcome, sound, ends, same_bits=self.can.has(*_BITS))
         yield from _leaks(outcome, scenario)
         if not fault.is_noticed and (outcome.plans, outcome.steps) != (sound.plans, sound.steps):
             yield "the engine plans otherwise"
@@ -86,11 +88,13 @@ class Judge(NamedTuple):
         ]
         return bool(neighbours), wrong
 
-    def _answers(self, outcome: Outcome, sound: Outcome, *, same_bits: bool) -> Iterator[str]:
+    def _answers(
+        self, outcome: Outcome, sound: Outcome, early_ends: tuple[str, ...], *, same_bits: bool
+    ) -> Iterator[str]:
         for name, expected in sound.answers.items():
             answer = outcome.answers.get(name, NO_ANSWER)
             was_hit = _request(name) in outcome.hit
-            if was_hit and answer.reason in _ENDS_OF_THE_HIT:
+            if was_hit and answer.reason in early_ends:
                 expected = _beginning(expected, len(answer.token_ids), answer.reason)
             difference = compare(
                 expected, answer, dtype=self.dtype, same_bits=same_bits, is_greedy=True

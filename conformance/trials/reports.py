@@ -22,7 +22,7 @@ from pagetwin.engine.fingerprint import FingerprintExecutor
 from pagetwin.engine.llm_engine import LLMEngine
 from pagetwin.engine.outputs import CompletionOutput, RequestOutput
 from pagetwin.engine.request import Request, sequence_id
-from pagetwin.engine.sampling_params import SamplingParams
+from pagetwin.engine.sampling_params import OutputKind, SamplingParams
 from pagetwin.engine.step import StepPlan, StepResult, TokenLogprobs
 from pagetwin.engine.trace import HistoryWriter, SubmitRecord
 
@@ -150,7 +150,9 @@ class _Asked:
     def of(cls, random: Random, name: str, limits: SchedulerConfig) -> "_Asked":
         best_of = random.choice((None, None, None, 3))
         n = random.choice((1, 1, 2))
-        kinds = ("final_only", "cumulative") if best_of else ("cumulative", "delta", "delta")
+        kinds: tuple[OutputKind, ...] = ("cumulative", "delta", "delta")
+        if best_of:
+            kinds = ("final_only", "cumulative")
         longest = MAX_MODEL_LEN - 1
         truncate = random.choice((None, None, 1, 3, -1))
         params = SamplingParams(
