@@ -33,6 +33,19 @@ PROPERTIES = (
         level=Level.TEXT,
     ),
     Property(
+        id="batch.device-tables",
+        statement="What a device is sent of block tables and tokens is what the host's rows hold.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.MEMORY,
+    ),
+    Property(
+        id="num.work-lists",
+        statement="A work list of attention has each row read each of its keys once, where they "
+        "lie, and shares what it reads among sequences with the same blocks only.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.MEMORY,
+    ),
+    Property(
         id="text.reported",
         statement="What a client is told beside text is true: each log-probability stands by its "
         "token and is told once, their sum is theirs, the prompt's stand by their positions, of "
@@ -52,7 +65,7 @@ PROPERTIES = (
         statement="The request that is scheduled is the one that was asked for: the prompt or the "
         "last tokens of it, parameters, arrival, priority, salt, bad words in both forms.",
         needs=(Flag.COMPONENTS,),
-        level=Level.STEPS,
+        level=Level.TEXT,
     ),
     Property(
         id="search.definition",

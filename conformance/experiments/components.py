@@ -1,6 +1,7 @@
 """The parts of our own engine that run a step, each on its own: rows, memory, text, searches."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import count
 
 from pagetwin.conformance.adapters.protocol import Adapter
@@ -21,11 +22,14 @@ JUDGED = {
         CRASH,
     ),
     "search": ("search.definition", CRASH),
-    "batch": ("batch.rebuild", CRASH),
+    "batch": ("batch.rebuild", "batch.device-tables", CRASH),
+    "work lists": ("num.work-lists", CRASH),
     "memory": ("mem.writes-own-slots", CRASH),
 }
 """What each trial judges here: what no other experiment does, and what our engine's front may do
 wrong though its parts are right."""
+NEED_TRITON = {"work lists"}
+"""Trials of what runs on a GPU alone; without Triton there is none, and they say nothing."""
 
 
 class Components:
@@ -37,10 +41,13 @@ class Components:
     weight = 1.0
 
     def run(self, adapter: Adapter, budget: Budget, seed: int) -> Iterator[Evidence]:
+        has_triton = find_spec("triton") is not None
         for index in count():
             if not budget.allows(index):
                 return
             for trial, judged in JUDGED.items():
+                if trial in NEED_TRITON and not has_triton:
+                    continue
                 found = find_trial(trial).run(seed, index)
                 for property_id in judged:
                     broken = [one for one in found if one.property_id == property_id]

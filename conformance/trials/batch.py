@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
+import torch
 
 from pagetwin.conformance.facts import Entry, PlanFacts
 from pagetwin.conformance.ledger import Ledger
@@ -10,20 +12,31 @@ from pagetwin.conformance.lockstep import run_lockstep
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.conformance.scenario import Scenario
 from pagetwin.conformance.twins import fingerprint_executor
+from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.draws import Draws
 from pagetwin.engine.input_batch import InputBatch
 from pagetwin.engine.request import Request, sequence_id
+from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.scheduler import Scheduler
 from pagetwin.engine.step import ScheduledSequence, StepPlan
-from pagetwin.engine.step_inputs import build_inputs_from_scratch
+from pagetwin.engine.step_inputs import StepInputs, build_inputs_from_scratch, pad_decodes
 from pagetwin.engine.trace import HeaderRecord, HistoryWriter, Record, ResultRecord, SubmitRecord
 from pagetwin.simulator.replica import Replica
 
 ID = "batch.rebuild"
+DEVICE = "batch.device-tables"
+PENALTIES: tuple[dict[str, float], ...] = (
+    {},
+    {"presence_penalty": 0.5},
+    {"frequency_penalty": 0.5},
+    {"repetition_penalty": 1.5},
+)
+"""A device needs all tokens of whoever asks for one of these."""
 
 
 def judge_batch(scenario: Scenario) -> list[Violation]:
     """Feeds the scenario's plans to an InputBatch, as a model runner does."""
+    scenario = _with_penalties(scenario)
     cache, limits = scenario.cache, scenario.scheduler
     history = HistoryWriter(keep=True)
     run_lockstep(
@@ -41,6 +54,18 @@ def judge_batch(scenario: Scenario) -> list[Violation]:
         return [violation("life.no-crash", run.step, message)]
 
 
+def _with_penalties(scenario: Scenario) -> Scenario:
+    """The same requests, each with another penalty: no executor of integers heeds any."""
+    requests = []
+    for number, one in enumerate(scenario.requests):
+        params = one.request.sampling_params
+        if one.request.beam_search is None:
+            params = msgspec.structs.replace(params, **PENALTIES[number % len(PENALTIES)])
+        request = msgspec.structs.replace(one.request, sampling_params=params)
+        requests.append(msgspec.structs.replace(one, request=request))
+    return msgspec.structs.replace(scenario, requests=tuple(requests))
+
+
 class _Run:
     def __init__(self, records: Sequence[Record]) -> None:
         self.step = -1
@@ -53,7 +78,12 @@ class _Run:
         header = self._records[0]
         assert isinstance(header, HeaderRecord)
         ledger = Ledger(header.cache, header.scheduler)
-        batch = InputBatch(header.cache, header.scheduler)
+        # The shapes are the batch's own.
+        shape = InputBatch(header.cache, header.scheduler).block_tables.shape
+        self._device = DeviceTables(
+            shape[0], header.scheduler.max_model_len, shape[1], torch.device("cpu")
+        )
+        batch = InputBatch(header.cache, header.scheduler, observers=(self._device,))
         for record in self._records[1:]:
             facts = ledger.apply(record)
             if isinstance(facts, PlanFacts):
@@ -88,13 +118,17 @@ class _Run:
         yield from self._draws(plan, draws, expected.query_start_loc.tolist())
         for entry in facts.entries:
             yield from self._row(entry, batch)
+        yield from self._on_device(facts.entries, batch)
+        yield from self._padded(inputs)
         result = self._results.get(plan.step)
         if result is not None:
             batch.append_tokens(draws.rows, result.sampled)
             for row in draws.rows:
                 token = result.sampled.get(row.seq_id)
                 if token is not None and row.seq_id in self._tokens:
-                    self._tokens[row.seq_id].append(token)
+                    known = self._tokens[row.seq_id]
+                    self._drawn(batch.find_row(row.seq_id), len(known), token)
+                    known.append(token)
         yield from self._contents(batch)
 
     def _row(self, entry: Entry, batch: InputBatch) -> Iterator[Violation]:
@@ -117,6 +151,44 @@ class _Run:
         beyond = batch.block_tables[place, len(table) :].any()
         if differ or beyond:
             yield self._wrong("a row's blocks are not its table", seq_id=seq_id, differ=differ)
+
+    def _on_device(self, entries: Sequence[Entry], batch: InputBatch) -> Iterator[Violation]:
+        """The tables of a device that has been sent the changes since the step before."""
+        patches = self._device.take_patches()
+        self._device.apply({name: torch.from_numpy(array) for name, array in patches.items()})
+        for entry in entries:
+            seq_id, params = entry.sequence.seq_id, entry.sequence.request.sampling_params
+            place, known = batch.find_row(seq_id), self._tokens[seq_id]
+            table = self._device.block_tables[place, : len(entry.change.table)].tolist()
+            if any(j and j != k for j, k in zip(entry.change.table, table, strict=True)):
+                yield violation(DEVICE, self.step, "a device reads other blocks", seq_id=seq_id)
+            tokens = self._device.tokens[place, : len(known)].tolist()
+            if _is_penalised(params) and tokens != known:
+                yield violation(
+                    DEVICE, self.step, "a device knows other tokens", seq_id=seq_id, tokens=tokens
+                )
+
+    def _drawn(self, place: int | None, position: int, token: int) -> None:
+        """A device writes what it draws itself; what the host draws is sent with the next step."""
+        assert place is not None
+        if self.step % 2:
+            self._device.tokens[place, position] = token
+        else:
+            self._device.set_tokens(place, position, [token])
+
+    def _padded(self, inputs: StepInputs) -> Iterator[Violation]:
+        """Padding for a graph leaves the step as it is, writes no slot and reads no key."""
+        if inputs.num_tokens != inputs.num_seqs:
+            return
+        size = inputs.num_seqs
+        padded = pad_decodes(inputs, size + 3)
+        for name in ("input_ids", "positions", "slot_mapping", "seq_lens", "rows"):
+            if not np.array_equal(getattr(padded, name)[:size], getattr(inputs, name)):
+                yield violation(DEVICE, self.step, f"padding changes {name}")
+        if (padded.slot_mapping[size:] != -1).any() or padded.seq_lens[size:].any():
+            yield violation(DEVICE, self.step, "padding writes or reads", padded=padded)
+        if padded.query_start_loc.tolist() != list(range(size + 4)):
+            yield violation(DEVICE, self.step, "padding is not one row each", padded=padded)
 
     def _draws(self, plan: StepPlan, draws: Draws, starts: Sequence[int]) -> Iterator[Violation]:
         """Who draws, and from the hidden state of which token."""
@@ -163,3 +235,9 @@ class _Run:
 
     def _wrong(self, message: str, **witness: object) -> Violation:
         return violation(ID, self.step, message, **witness)
+
+
+def _is_penalised(params: SamplingParams) -> bool:
+    neutral = SamplingParams()
+    names = {name for penalty in PENALTIES for name in penalty}
+    return any(getattr(params, name) != getattr(neutral, name) for name in names)

@@ -56,6 +56,12 @@ def _attention(seed: int, index: int) -> list[Violation]:
     return judge_attention(seed, index)
 
 
+def _work_lists(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.work_lists import judge_work_lists
+
+    return judge_work_lists(seed, index)
+
+
 def _memory(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.memory import judge_memory
 
@@ -138,7 +144,12 @@ TRIALS = (
     ),
     Trial(
         "batch",
-        ("pagetwin.engine.input_batch", "pagetwin.engine.draws", "pagetwin.engine.step_inputs"),
+        (
+            "pagetwin.engine.device_tables",
+            "pagetwin.engine.draws",
+            "pagetwin.engine.input_batch",
+            "pagetwin.engine.step_inputs",
+        ),
         _batch,
     ),
     Trial(
@@ -154,6 +165,11 @@ TRIALS = (
     ),
     Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
     Trial("attention", ("pagetwin.engine.attention",), _attention),
+    Trial(
+        "work lists",
+        ("pagetwin.engine.attention.decode_plan", "pagetwin.engine.attention.prefill_plan"),
+        _work_lists,
+    ),
     Trial(
         "search",
         (

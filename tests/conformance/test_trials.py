@@ -5,8 +5,12 @@ from collections import Counter
 
 import pytest
 
-from pagetwin.conformance.trials import reports, search
+from pagetwin.conformance.trials import reports, search, work_lists
+from pagetwin.conformance.trials.batch import judge_batch
+from pagetwin.conformance.trials.examples import random_scenario
 from pagetwin.conformance.trials.search import Scored, search_alone
+from pagetwin.engine.attention.decode_plan import plan_decode
+from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.planning import Planner
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
@@ -61,6 +65,33 @@ def test_clients_hear_what_is_true_when_it_is_due(
     assert not [one for index in range(EXAMPLES) for one in reports.judge_reports(7, index)]
     told = ("pieces", "ranked", "prompts", "cached", "aborted", "samples")
     assert min(happened[what] for what in told) > 2, happened
+
+
+def test_devices_are_sent_what_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Counter[str]()
+    apply = DeviceTables.apply
+
+    def counted(self, views):  # type: ignore[no-untyped-def]
+        sent.update(views.keys())
+        apply(self, views)
+
+    monkeypatch.setattr(DeviceTables, "apply", counted)
+    assert not [one for index in range(EXAMPLES) for one in judge_batch(random_scenario(7, index))]
+    assert min(sent["block_places"], sent["token_places"]) > EXAMPLES
+
+
+def test_work_lists_read_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Counter[int]()
+
+    def counted(*arrays, **sizes):  # type: ignore[no-untyped-def]
+        plan = plan_decode(*arrays, **sizes)
+        shared.update(plan.items[:, 3].tolist())
+        return plan
+
+    monkeypatch.setattr(work_lists, "plan_decode", counted)
+    examples = range(4 * EXAMPLES)
+    assert not [one for index in examples for one in work_lists.judge_work_lists(7, index)]
+    assert min(shared[count] for count in (1, 2, 3, 4)) > 2, shared
 
 
 def test_a_search_as_wide_as_the_tree_finds_the_best_sequence() -> None:
