@@ -152,9 +152,16 @@ class _Run:
         if differ or beyond:
             yield self._wrong("a row's blocks are not its table", seq_id=seq_id, differ=differ)
 
+    @property
+    def _is_unsent(self) -> bool:
+        """Whether there was no memory to send the step's changes: they come with the next one's."""
+        return self.step % 5 == 3
+
     def _on_device(self, entries: Sequence[Entry], batch: InputBatch) -> Iterator[Violation]:
-        """The tables of a device that has been sent the changes since the step before."""
-        patches = self._device.take_patches()
+        """The tables of a device that has been sent what has changed."""
+        patches = self._device.patches()
+        if self._is_unsent:
+            return
         self._device.apply({name: torch.from_numpy(array) for name, array in patches.items()})
         for entry in entries:
             seq_id, params = entry.sequence.seq_id, entry.sequence.request.sampling_params
@@ -171,7 +178,7 @@ class _Run:
     def _drawn(self, place: int | None, position: int, token: int) -> None:
         """A device writes what it draws itself; what the host draws is sent with the next step."""
         assert place is not None
-        if self.step % 2:
+        if self.step % 2 and not self._is_unsent:
             self._device.tokens[place, position] = token
         else:
             self._device.set_tokens(place, position, [token])
