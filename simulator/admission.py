@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 from pagetwin.engine.step import BlockCopy
-from pagetwin.simulator.memory import NULL_BLOCK, ROOT
+from pagetwin.simulator.memory import NULL_BLOCK
 from pagetwin.simulator.plan_builder import PlanBuilder
+from pagetwin.simulator.prefix_key import ROOT
 from pagetwin.simulator.sequence import TwinSequence, block_extras, prefix_keys
 from pagetwin.simulator.state import State
 from pagetwin.simulator.under_way import BlocksUnderWay
@@ -117,7 +118,7 @@ def _admit_with(builder: PlanBuilder, seq: TwinSequence, hits: Hits) -> bool:
     for block_id in reused:
         pool.hold(block_id)
     seq.table.extend(hits.full)
-    seq.num_computed_tokens = num_hits
+    seq.num_computed_tokens = seq.num_planned_computed = num_hits
     new = builder.append_blocks(seq, num_tokens)
     if hits.num_partial_tokens > 0:
         builder.pins.append(hits.source)

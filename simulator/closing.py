@@ -9,8 +9,8 @@ from pagetwin.engine.step import (
     StepResult,
     StepUpdate,
 )
+from pagetwin.simulator.decoding import decodes_until
 from pagetwin.simulator.memory import NULL_BLOCK
-from pagetwin.simulator.quiet import quiet_until
 from pagetwin.simulator.sequence import TwinGroup, TwinSequence, prefix_keys
 from pagetwin.simulator.state import Flight, State
 
@@ -20,26 +20,32 @@ logger = logging.getLogger(__name__)
 def close_step(state: State, flight: Flight, result: StepResult) -> StepUpdate:
     """Applies the result of the oldest step in flight, in the order of P5.1b."""
     last_beams: dict[TwinGroup, TwinSequence] = {}
-    for seq in flight.rows:
-        del seq.pending[0]
+    for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
+        seq.num_computed_tokens = row.num_computed_tokens + row.num_scheduled_tokens
         if seq.status == "ended":
-            if not seq.pending:  # P5.3c: the last step that used its blocks is over
+            if not seq.is_in_flight:  # P5.3c: the last step that used its blocks is over
                 state.pool.release_table(seq.table)
         elif seq.group.is_beam_search:
             last_beams[seq.group] = seq
     for block_id in flight.pins:
         state.pool.release(block_id)
     closing = _Closing(state, result)
+    sampled, only_tokens = result.sampled, not (result.failed or result.stop_strings)
+    block_size = state.cache.block_size
     for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
         if seq.status == "ended":
             continue  # before this step was over, or with a beam that failed at an earlier row
-        computed = row.num_computed_tokens
-        if computed < seq.quiet_until:
-            seq.num_computed_tokens = computed + 1
-            closing.append_sampled(seq)
+        if seq.num_computed_tokens <= seq.decodes_until:
+            if seq.num_computed_tokens % block_size == 0:
+                closing.cache_filled(seq, row)
+            token_id = sampled.get(seq.seq_id)
+            if only_tokens and token_id is not None and token_id not in seq.group.stop_ids:
+                seq.token_ids.append(token_id)
+            else:
+                closing.append_sampled(seq)
         else:
             closing.close_row(seq, row, is_last=last_beams.get(seq.group) is seq)
-            seq.quiet_until = quiet_until(state, seq) if seq.status == "running" else 0
+            seq.decodes_until = decodes_until(state, seq) if seq.status == "running" else 0
     return StepUpdate(
         step=flight.plan.step, finished=tuple(closing.finished), forked=tuple(closing.forked)
     )
@@ -56,7 +62,7 @@ class _Closing:
 
     def close_row(self, seq: TwinSequence, row: ScheduledSequence, *, is_last: bool) -> None:
         """Closes one scheduled sequence; `is_last`: it is the last of its beams in the plan."""
-        self._advance(seq, row.num_scheduled_tokens)
+        self.cache_filled(seq, row)
         members = [seq]
         if seq.group.is_beam_search:
             if row.samples and seq.seq_id in self.result.failed:
@@ -74,12 +80,11 @@ class _Closing:
                 if member.status != "ended":
                     self._release_window(member)
 
-    def _advance(self, seq: TwinSequence, num_tokens: int) -> None:
-        """c advances, and the blocks that are full now enter the cache in table order (P4.6)."""
+    def cache_filled(self, seq: TwinSequence, row: ScheduledSequence) -> None:
+        """The blocks that the step has filled enter the cache in table order (P4.6)."""
         block_size = self.state.cache.block_size
-        computed = seq.num_computed_tokens
-        seq.num_computed_tokens = computed + num_tokens
-        first, end = computed // block_size, (computed + num_tokens) // block_size
+        first = row.num_computed_tokens // block_size
+        end = seq.num_computed_tokens // block_size
         if end > first and self.state.cache.enable_prefix_caching:
             keys = prefix_keys(seq, end, block_size=block_size, tags=self.state.tags)
             for index in range(first, end):

@@ -59,7 +59,8 @@ def composition(plan: StepPlan, num_repeated_tokens: int = 0) -> StepComposition
             tokens += count
             prefix += computed
             area += count * computed + count * (count + 1) // 2
-        samples += row.samples
+        if row.samples:
+            samples += 1
     if num_repeated_tokens > 0:
         repeated = num_repeated_tokens * decodes // max(decodes + chunks, 1)
         num_repeated_tokens = min(repeated, context)

@@ -1,63 +1,12 @@
 """Decides which block is given out next, who holds it, and which content it still offers."""
 
-import hashlib
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 
-import msgspec
+from pagetwin.simulator.branches import Branches
+from pagetwin.simulator.prefix_key import TOKEN, Extras, PrefixKey, branch_of
 
 NULL_BLOCK = 0
-
-DIGEST_BYTES = 32
-
-ROOT = b""
-"""Parent of a first block's key."""
-
-Extras = tuple[tuple[str, str], ...]
-"""Tagged fields of a block's key beside its tokens (P4.6)."""
-
-
-Branch = tuple[bytes, Extras, int]
-"""Parent, extras and first token of a block: two blocks have them in common of which the one is a
-partial hit for the other (P2.4a)."""
-
-
-class PrefixKey(msgspec.Struct, frozen=True):
-    """What a cached block holds: equal keys mean equal tokens from the first position on.
-
-    `parent` is the digest of the key before, so a chain of any length compares in one step;
-    tokens and extras compare by value, which is the check that P4.6 asks for on a hit.
-    """
-
-    digest: bytes
-    parent: bytes
-    token_ids: tuple[int, ...]
-    extras: Extras
-
-    def branch(self) -> Branch:
-        return self.parent, self.extras, self.token_ids[0]
-
-
-def chain_keys(
-    parent: bytes, token_ids: Sequence[int], extras: Sequence[Extras]
-) -> Iterator[PrefixKey]:
-    """Keys of successive full blocks, as many as there are `extras`, behind `parent`."""
-    block_size = len(token_ids) // len(extras)
-    packed = array("q", token_ids).tobytes()
-    width = len(packed) // len(extras)
-    latest, encoded = None, b""
-    for index, tags in enumerate(extras):
-        if tags is not latest:  # most blocks of a sequence have the same
-            latest, encoded = tags, _encoded(tags)
-        content = packed[index * width : (index + 1) * width]
-        # Lengths are those of the pool, but for the root's; so no two blocks read alike.
-        text = b"%d:%b%b%b" % (len(parent), parent, encoded, content)
-        digest = hashlib.blake2b(text, digest_size=DIGEST_BYTES).digest()
-        tokens = tuple(token_ids[index * block_size : (index + 1) * block_size])
-        yield PrefixKey(digest, parent, tokens, tags)
-        parent = digest
 
 
 class BlockPool:
@@ -73,7 +22,7 @@ class BlockPool:
         self.cached: dict[bytes, int] = {}
         """By the digest of the block's key."""
         self.key_of: dict[int, PrefixKey] = {}
-        self.branches: dict[Branch, list[int]] = {}
+        self.branches = Branches()
         self.num_evictions = 0
         self.num_shared = 0
         """Blocks that more than one holds."""
@@ -137,7 +86,7 @@ class BlockPool:
             return
         self.cached[key.digest] = block_id
         self.key_of[block_id] = key
-        self.branches.setdefault(key.branch(), []).append(block_id)
+        self.branches.add(key.branch, block_id)
 
     def full_hits(self, keys: Iterable[PrefixKey]) -> list[int]:
         """The longest run of cached blocks that starts the chain (P2.4)."""
@@ -155,9 +104,10 @@ class BlockPool:
         """(source block, m) of the best partial hit of `token_ids`; m = 0: none (P2.4a)."""
         best_run, best_block = 0, NULL_BLOCK
         if not token_ids:
-            return NULL_BLOCK, 0
-        for block_id in sorted(self.branches.get((parent, extras, token_ids[0]), ())):
-            run = _common_run(self.key_of[block_id].token_ids, token_ids)
+            return best_block, best_run
+        for block_id in self.branches.blocks(branch_of(parent, extras, token_ids[0])):
+            rest = memoryview(self.key_of[block_id].rest).cast(TOKEN)
+            run = 1 + _common_run(rest, token_ids[1:])
             if run > best_run:  # in id order, so that ties keep the smaller id
                 best_run, best_block = run, block_id
         return best_block, best_run
@@ -184,18 +134,12 @@ class BlockPool:
         assert free == set(self.free), "the free queue is not the blocks that nobody holds"
         digests = {block: key.digest for block, key in self.key_of.items()}
         assert {block: digest for digest, block in self.cached.items()} == digests
-        by_branch = [(key.branch(), block) for block, key in self.key_of.items()]
-        listed = [(branch, b) for branch, blocks in self.branches.items() for b in blocks]
-        assert sorted(by_branch) == sorted(listed), "the index by branch differs from the keys"
+        self.branches.check_invariants((key.branch, block) for block, key in self.key_of.items())
 
     def _uncache(self, block_id: int) -> None:
         key = self.key_of.pop(block_id)
         del self.cached[key.digest]
-        branch = key.branch()
-        siblings = self.branches[branch]
-        siblings.remove(block_id)
-        if not siblings:
-            del self.branches[branch]
+        self.branches.remove(key.branch, block_id)
 
 
 class HostPool:
@@ -235,11 +179,6 @@ class HostPool:
         assert recount == self.holders, "host holders differ from the swapped tables"
         free = {block_id for block_id, count in recount.items() if count == 0}
         assert free == set(self.free), "the host queue is not the blocks that nobody holds"
-
-
-@lru_cache(maxsize=1024)
-def _encoded(extras: Extras) -> bytes:
-    return repr(extras).encode()
 
 
 def _common_run(a: Sequence[int], b: Sequence[int]) -> int:

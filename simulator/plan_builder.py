@@ -56,7 +56,7 @@ class PlanBuilder:
         knobs = self.state.scheduler
         if self.state.flights and self._awaits_result(seq):
             return 0
-        computed = seq.num_planned_computed()
+        computed = seq.num_planned_computed
         behind = seq.num_planned_tokens() - computed
         num_tokens = min(behind, budget, knobs.max_model_len - computed)
         if behind > 1:  # P1.3: prefilling
@@ -76,7 +76,7 @@ class PlanBuilder:
 
     def num_appended(self, seq: TwinSequence, num_tokens: int) -> int:
         """Blocks that the table lacks at its end for `num_tokens` more (P2.2)."""
-        missing = self.state.blocks_for(seq.num_planned_computed() + num_tokens) - len(seq.table)
+        missing = self.state.blocks_for(seq.num_planned_computed + num_tokens) - len(seq.table)
         return missing if missing > 0 else 0
 
     def append_blocks(self, seq: TwinSequence, num_tokens: int) -> list[int]:
@@ -95,7 +95,7 @@ class PlanBuilder:
         num_cached_tokens: int = 0,
     ) -> None:
         """Gives the sequence its row; `new` and `replaced` are in its table already."""
-        start = seq.num_planned_computed()
+        start = seq.num_planned_computed
         is_introduced = seq.seq_id not in self.state.rows_valid
         samples = start + num_tokens == seq.num_planned_tokens()  # P2.7
         if is_introduced:  # with its whole table, so that the row need not tell what is new
@@ -108,18 +108,29 @@ class PlanBuilder:
         if not seq.group.was_scheduled:
             seq.group.was_scheduled = True
             self.new_requests.append(seq.group.request)
-        seq.pending.append(row)
+        seq.num_planned_computed = start + num_tokens
         self.rows.append(seq)
         self.scheduled.append(row)
         self.budget -= num_tokens
 
-    def schedule_token(self, seq: TwinSequence, start: int) -> None:
-        """Gives a quiet sequence, `start` of whose tokens are computed then, its row."""
-        row = ScheduledSequence(seq.seq_id, start, 1, (), (), True)
-        seq.pending.append(row)
+    def schedule_token(self, seq: TwinSequence) -> bool:
+        """Gives a sequence that only decodes (`decoding`) its row; False, and nothing changed, if
+        the budget is spent, or a block is missing and none is free."""
+        state, start = self.state, seq.num_planned_computed
+        new: tuple[int, ...] = ()
+        if self.budget == 0:
+            return False
+        if start + state.lookahead >= len(seq.table) * state.cache.block_size:
+            if state.pool.num_free == 0:
+                return False
+            new = (state.pool.take(),)
+            seq.table.extend(new)
+        row = ScheduledSequence(seq.seq_id, start, 1, new, (), True)
+        seq.num_planned_computed = start + 1
         self.rows.append(seq)
         self.scheduled.append(row)
         self.budget -= 1
+        return True
 
     def _introduce(self, seq: TwinSequence, num_cached_tokens: int) -> None:
         self.state.rows_held.add(seq.seq_id)

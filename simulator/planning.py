@@ -44,9 +44,7 @@ def _visit_running(builder: PlanBuilder) -> None:
     """P2.1 and P2.2."""
     state = builder.state
     for seq in list(state.running):
-        computed = seq.num_computed_tokens + len(seq.pending)  # rows of a token each
-        if computed < seq.quiet_until and builder.budget > 0:
-            builder.schedule_token(seq, computed)
+        if seq.num_planned_computed < seq.decodes_until and builder.schedule_token(seq):
             continue
         num_tokens = builder.share(seq, builder.budget)
         # A sequence that an earlier visit preempted is skipped.
@@ -69,7 +67,7 @@ def _written_shared(state: State, seq: TwinSequence, num_tokens: int) -> list[in
     """Table indices of the blocks that the step writes and others hold too (P4.5)."""
     if state.pool.num_shared == 0:
         return []
-    computed, table = seq.num_planned_computed(), seq.table
+    computed, table = seq.num_planned_computed, seq.table
     first = computed // state.cache.block_size
     end = min(state.blocks_for(computed + num_tokens), len(table))
     return [index for index in range(first, end) if state.pool.is_shared(table[index])]

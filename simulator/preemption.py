@@ -18,7 +18,7 @@ def preempt_one(builder: PlanBuilder) -> None:
     if swapped:
         builder.state.totals.preemptions_swap += 1
     else:
-        victim.num_computed_tokens = 0  # P3.2
+        victim.num_computed_tokens = victim.num_planned_computed = 0  # P3.2
         builder.state.totals.preemptions_recompute += 1
     builder.state.stop(victim, swapped=swapped, makes_way=makes_way)
     builder.preempted.append(Preemption(victim.seq_id, "swap" if swapped else "recompute"))

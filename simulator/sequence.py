@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pagetwin.engine.request import Request, sequence_id
-from pagetwin.engine.step import ScheduledSequence
-from pagetwin.simulator.memory import ROOT, Extras, PrefixKey, chain_keys
+from pagetwin.simulator.prefix_key import ROOT, Extras, PrefixKey, chain_keys
 
 Status = Literal["waiting", "running", "swapped", "ended"]
 
@@ -60,25 +59,30 @@ class TwinSequence:
        '-- abort ---.       swap in | | swap out                     |
                     '-> ended       swapped ---------- abort --------'
 
-    `token_ids` and `num_computed_tokens` are confirmed by results; `pending` holds the rows of
-    the steps in flight, and the `planned` properties count them as done (P5.3a).
+    `token_ids` and `num_computed_tokens` are confirmed by results; what is `planned` counts the
+    steps in flight as done (P5.3a).
     """
 
     group: TwinGroup
     sample_index: int
     token_ids: list[int]
     num_computed_tokens: int = 0
+    num_planned_computed: int = field(init=False)
     table: list[int] = field(default_factory=list)
     host_table: list[int | None] = field(default_factory=list)
     status: Status = "waiting"
-    pending: list[ScheduledSequence] = field(default_factory=list)
     keys: list[PrefixKey] = field(default_factory=list)
-    quiet_until: int = 0
-    """See `quiet`: below so many computed tokens, steps do nothing but give it a token."""
+    decodes_until: int = 0
+    """See `decoding`: below so many computed tokens, steps do little but give it a token."""
     seq_id: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.seq_id = sequence_id(self.group.request.request_id, self.sample_index)
+        self.num_planned_computed = self.num_computed_tokens
+
+    @property
+    def is_in_flight(self) -> bool:
+        return self.num_planned_computed > self.num_computed_tokens
 
     @property
     def weight(self) -> int:
@@ -95,21 +99,13 @@ class TwinSequence:
 
     def num_placeholders(self) -> int:
         """Unknown tokens of steps in flight; a group that splits and a beam wait instead."""
-        if not self.pending:
+        if not self.is_in_flight or self.group.will_split() or self.group.is_beam_search:
             return 0
-        if self.group.will_split() or self.group.is_beam_search:
-            return 0
-        return sum(row.samples for row in self.pending)
+        # The step that computes the last token samples one (P2.7), each step after it one more.
+        return max(0, self.num_planned_computed + 1 - len(self.token_ids))
 
     def num_planned_tokens(self) -> int:
-        if not self.pending:
-            return len(self.token_ids)
         return len(self.token_ids) + self.num_placeholders()
-
-    def num_planned_computed(self) -> int:
-        if not self.pending:
-            return self.num_computed_tokens
-        return self.num_computed_tokens + sum(row.num_scheduled_tokens for row in self.pending)
 
     def num_output_tokens(self, num_tokens: int) -> int:
         return num_tokens - self.group.num_prompt_tokens

@@ -9,7 +9,7 @@ import msgspec
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.policies import order_key, resolve_policy
 from pagetwin.engine.request import Request
-from pagetwin.engine.step import Counters, StepPlan
+from pagetwin.engine.step import Counters, ScheduledSequence, StepPlan
 from pagetwin.simulator.limits import longest_output
 from pagetwin.simulator.memory import NULL_BLOCK, BlockPool, HostPool
 from pagetwin.simulator.sequence import TwinGroup, TwinSequence
@@ -39,6 +39,11 @@ class Flight(msgspec.Struct, frozen=True, eq=False):
     """The sequences of `plan.scheduled`, as objects: an id may be used again meanwhile."""
     pins: tuple[int, ...]
     """Sources of partial hits, held until the step has run (P2.4a)."""
+
+    def rows_of(self, seq: TwinSequence) -> list[ScheduledSequence]:
+        """What it plans for the sequence: one row, or none."""
+        pairs = zip(self.rows, self.plan.scheduled, strict=True)
+        return [row for other, row in pairs if other is seq]
 
 
 class State:
@@ -135,7 +140,7 @@ class State:
         self.unqueue(seq)
         self.forget_row(seq.seq_id)
         seq.status = "swapped" if swapped else "waiting"
-        seq.quiet_until = 0
+        seq.decodes_until = 0
         if self.is_fcfs:
             front = self.swapped if swapped else self.returned
             front.insert(len(front) if makes_way else 0, seq)
@@ -149,9 +154,10 @@ class State:
         seq.status = "ended"
         self.forget_row(seq.seq_id)
         self.host.release_table(seq.host_table)
-        if not seq.pending:
+        if not seq.is_in_flight:
             self.pool.release_table(seq.table)
         if not seq.group.live:
+            seq.group.sequences.clear()  # a cycle, which only the garbage collector would free
             del self.groups[seq.group.request.request_id]
             if seq.group.was_scheduled:
                 self.requests_to_forget.add(seq.group.request.request_id)
@@ -227,16 +233,19 @@ class State:
             assert keys == sorted(keys), "a queue is out of order"
         for seq in live:
             self._check_sequence(seq)
+            rows = [row for flight in self.flights for row in flight.rows_of(seq)]
+            planned = seq.num_computed_tokens + sum(row.num_scheduled_tokens for row in rows)
+            assert seq.num_planned_computed == planned, f"{seq.seq_id}: not what is in flight"
 
     def _check_sequence(self, seq: TwinSequence) -> None:
         real = [block_id for block_id in seq.table if block_id != NULL_BLOCK]
         assert len(real) == len(set(real)), f"{seq.seq_id} holds a block twice"
         if seq.status == "running":
-            assert len(seq.table) * self.cache.block_size >= seq.num_planned_computed()
-            assert seq.num_planned_computed() <= seq.num_planned_tokens()
+            assert len(seq.table) * self.cache.block_size >= seq.num_planned_computed
+            assert seq.num_planned_computed <= seq.num_planned_tokens()
         else:
             assert not seq.table, f"{seq.seq_id} is {seq.status} and holds device blocks"
-            assert not seq.pending, f"{seq.seq_id} is {seq.status} and in flight"
+            assert not seq.is_in_flight, f"{seq.seq_id} is {seq.status} and in flight"
         if seq.status == "waiting":
             assert seq.num_computed_tokens == 0, f"{seq.seq_id} waits with computed tokens"
         assert bool(seq.host_table) == (seq.status == "swapped")

@@ -1,8 +1,8 @@
 """Decides which blocks are being computed, so that a request may wait for one (P2.4e)."""
 
 from pagetwin.engine.step import ScheduledSequence
-from pagetwin.simulator.memory import PrefixKey
 from pagetwin.simulator.plan_builder import PlanBuilder
+from pagetwin.simulator.prefix_key import PrefixKey
 from pagetwin.simulator.sequence import TwinSequence, prefix_keys
 
 

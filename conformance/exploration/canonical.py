@@ -177,10 +177,10 @@ class _TwinView:
         )
 
     def _sibling_order(self) -> Hashable:
-        by_parent: dict[bytes, list[int]] = {}
+        by_branch: dict[bytes, list[int]] = {}
         for block_id, key in sorted(self._state.pool.key_of.items()):
-            by_parent.setdefault(key.parent, []).append(block_id)
-        return tuple(sorted(self._device(group) for group in by_parent.values() if len(group) > 1))
+            by_branch.setdefault(key.branch, []).append(block_id)
+        return tuple(sorted(self._device(group) for group in by_branch.values() if len(group) > 1))
 
     def _sequence(self, seq: TwinSequence) -> Hashable:
         group = seq.group
@@ -197,7 +197,8 @@ class _TwinView:
             group.request.num_samples,
             tuple(
                 (row.num_computed_tokens, row.num_scheduled_tokens, row.samples)
-                for row in seq.pending
+                for flight in self._state.flights
+                for row in flight.rows_of(seq)
             ),
             self._device(seq.table),
             self._host(seq.host_table),

@@ -96,12 +96,11 @@ def count_computed(state: State, stretch: Stretch, num_steps: int) -> StepPlan |
     """Moves the rows on; returns the plan in flight afterwards, if steps are asynchronous."""
     for seq in stretch.rows:
         seq.num_computed_tokens += num_steps
+        seq.num_planned_computed += num_steps
     if not state.flights:
         return None
     step = state.flights[0].plan.step + num_steps
     plan = StepPlan(step=step, scheduled=tuple(_rows_in_flight(stretch)))
-    for seq, row in zip(stretch.rows, plan.scheduled, strict=True):
-        seq.pending[:] = [row]
     state.flights[:] = [Flight(plan, stretch.rows, ())]
     return plan
 

@@ -34,7 +34,7 @@ class Expansion:
         self._next_plan = next_plan
         self._seq_ids = [seq.seq_id for seq in stretch.rows]
         self._computed = [seq.num_computed_tokens for seq in stretch.rows]
-        self._planned = [seq.num_planned_computed() for seq in stretch.rows]
+        self._planned = [seq.num_planned_computed for seq in stretch.rows]
         self._next_result = state.flights[0].plan.step if state.flights else next_plan
 
     def write(self, num_steps: int) -> None:

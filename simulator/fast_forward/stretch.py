@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from pagetwin.engine.step import StepPlan
 from pagetwin.simulator.cost_model import CostModel, StepComposition
+from pagetwin.simulator.decoding import decodes
 from pagetwin.simulator.fast_forward.admission import admits_nothing
 from pagetwin.simulator.fast_forward.ending import first_stop
-from pagetwin.simulator.quiet import decodes
 from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import State
 from pagetwin.simulator.step_clock import StepClock, alone_line, decode_parts
@@ -105,7 +105,7 @@ def find_stretch(
         return None
     block_size, lookahead = state.cache.block_size, state.scheduler.num_lookahead_slots
     first_takes = tuple(
-        len(seq.table) * block_size - lookahead - seq.num_planned_computed() for seq in rows
+        len(seq.table) * block_size - lookahead - seq.num_planned_computed for seq in rows
     )
     num_steps = min(_steps_left(seq) for seq in rows)
     num_steps = _steps_without_shortage(first_takes, num_steps, state)
@@ -167,7 +167,7 @@ def _only_decodes(plan: StepPlan, state: State) -> bool:
 
 def _decodes(state: State, seq: TwinSequence) -> bool:
     """It decodes in the step in flight, if there is one, and in the next."""
-    return decodes(state, seq) and seq.num_planned_tokens() - seq.num_planned_computed() == 1
+    return decodes(state, seq) and seq.num_planned_tokens() - seq.num_planned_computed == 1
 
 
 def _steps_left(seq: TwinSequence) -> int:
