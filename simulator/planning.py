@@ -3,7 +3,7 @@
 from pagetwin.engine.step import BlockCopy
 from pagetwin.simulator.admission import admit
 from pagetwin.simulator.plan_builder import PlanBuilder
-from pagetwin.simulator.preemption import preempt_one
+from pagetwin.simulator.preemption import preempt_due, preempt_one
 from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import Flight, State
 
@@ -11,13 +11,16 @@ from pagetwin.simulator.state import Flight, State
 def plan_step(state: State, step: int) -> Flight | None:
     """Plans step number `step`, or returns None and changes nothing.
 
-    None means that there is nothing to do, or that a result must be awaited first (P5.3b).
+    None means that there is nothing to do, or that a result must be awaited first (P3.5a, P5.3b).
     """
     if len(state.flights) > int(state.scheduler.async_scheduling):
         return None  # P5.3a: at most one step is in flight when a plan is made
+    if state.flights and state.due_preemptions:
+        return None  # P3.5a
     builder = PlanBuilder(state)
     if state.flights and not _can_run_ahead(builder):
         return None
+    preempt_due(builder)
     _visit_running(builder)
     if not builder.preempted:  # P2.3
         admit(builder)

@@ -7,9 +7,22 @@ from pagetwin.simulator.sequence import TwinSequence
 from pagetwin.simulator.state import State
 
 
+def preempt_due(builder: PlanBuilder) -> None:
+    """P3.5: what somebody asked for, the last in running first."""
+    due = builder.state.due_preemptions
+    victims = [seq for seq in builder.state.running if seq.group.request.request_id in due]
+    for victim in reversed(victims):
+        _preempt(builder, victim)
+    due.clear()
+
+
 def preempt_one(builder: PlanBuilder) -> None:
+    """P3.1: whoever must make room."""
+    _preempt(builder, _victim(builder.state))
+
+
+def _preempt(builder: PlanBuilder, victim: TwinSequence) -> None:
     """Frees the victim's blocks, and queues it to return (P3.2, P3.3)."""
-    victim = _victim(builder.state)
     makes_way = victim.rests
     wants_swap = builder.state.scheduler.preemption_mode == "swap"
     # P2.8b: beams are preempted by recompute only.

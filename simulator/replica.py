@@ -54,6 +54,14 @@ class Replica:
         self._state.totals.aborts += 1
         return True
 
+    def preempt_request(self, request_id: str) -> bool:
+        """Has the next plan preempt what runs of a request (P3.5); False if nothing of it runs."""
+        group = self._state.groups.get(request_id)
+        if group is None or all(seq.status != "running" for seq in group.live):
+            return False
+        self._state.due_preemptions.add(request_id)
+        return True
+
     def reset_prefix_cache(self) -> bool:
         """Clears every cached key; False while sequences hold blocks (P4.8)."""
         return self._state.pool.clear_cache()

@@ -66,6 +66,8 @@ class State:
         self.new: list[TwinSequence] = []
         self.swapped: list[TwinSequence] = []
         self.flights: list[Flight] = []
+        self.due_preemptions: set[str] = set()
+        """Requests of which somebody asked that they be preempted (P3.5)."""
         self.rows_held: set[str] = set()
         """Sequence ids for which the executor keeps a row."""
         self.rows_valid: set[str] = set()
@@ -159,6 +161,7 @@ class State:
         if not seq.group.live:
             seq.group.sequences.clear()  # a cycle, which only the garbage collector would free
             del self.groups[seq.group.request.request_id]
+            self.due_preemptions.discard(seq.group.request.request_id)  # P3.5a
             if seq.group.was_scheduled:
                 self.requests_to_forget.add(seq.group.request.request_id)
 
@@ -227,6 +230,7 @@ class State:
         assert sorted(everywhere) == sorted(seq.seq_id for seq in live), (
             "queues and requests differ"
         )
+        assert self.due_preemptions <= self.groups.keys(), "a preemption outlived its request"
         assert self.num_running <= self.scheduler.max_num_seqs, "more run than max_num_seqs"
         for queue in [self.new] if self.is_fcfs else [self.new, self.running, self.swapped]:
             keys = [self.key(seq) for seq in queue]

@@ -170,6 +170,7 @@ class _TwinView:
             order,
             self._host(state.host.free),
             tuple(state.host.holders[i] for i in self._host._names),
+            tuple(sorted(self._ranks[request_id] for request_id in state.due_preemptions)),
             _renamed(state.rows_held, self._ranks),
             _renamed(state.rows_valid, self._ranks),
             _renamed(state.rows_to_drop, self._ranks),

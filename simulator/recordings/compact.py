@@ -21,6 +21,7 @@ from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -48,8 +49,8 @@ class CompactHistory(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole history, uncompressed."""
     source_bytes: int
     events: str
-    """One letter for each record after the header: s(ubmit), f (refused), a(bort), x (reset),
-    p(lan), r(esult)."""
+    """One letter for each record after the header: s(ubmit), f (refused), a(bort), e (forced
+    preemption), x (reset), p(lan), r(esult)."""
     digests: bytes
     """DIGEST_BYTES for each of them, of what the scheduler answered and of its books."""
     requests: tuple[Request, ...]
@@ -59,6 +60,8 @@ class CompactHistory(msgspec.Struct, frozen=True, kw_only=True):
     prompt_lengths: bytes
     prompt_tokens: bytes
     aborts: tuple[str, ...]
+    preemptions: tuple[str, ...] = ()
+    """Requests of forced ones."""
     tokens: bytes
     """Those drawn, in the order of results and of their plans' rows."""
     irregular: dict[int, ResultRecord]
@@ -76,7 +79,7 @@ def answer_digest(record: Record) -> bytes:
         answer = (_without_tokens(record.plan), record.counters)
     elif isinstance(record, ResultRecord):
         answer = (record.finished, record.forked, record.counters)
-    elif isinstance(record, AbortRecord):
+    elif isinstance(record, AbortRecord | PreemptRecord):
         answer = (record.found, record.counters)
     elif isinstance(record, ResetRecord):
         answer = (record.done, record.counters)
@@ -106,6 +109,7 @@ _LETTERS: dict[type, str] = {
     SubmitRecord: "s",
     RefuseRecord: "f",
     AbortRecord: "a",
+    PreemptRecord: "e",
     ResetRecord: "x",
     PlanRecord: "p",
     ResultRecord: "r",
@@ -126,6 +130,7 @@ class _Columns:
     lengths: list[int] = field(default_factory=list)
     prompts: list[int] = field(default_factory=list)
     aborts: list[str] = field(default_factory=list)
+    preemptions: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     irregular: dict[int, ResultRecord] = field(default_factory=dict)
     times: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _TIMES})
@@ -148,6 +153,8 @@ class _Columns:
             self.times["submit"].append(_or_minus_one(record.time_s))
         elif isinstance(record, AbortRecord):
             self.aborts.append(record.request_id)
+        elif isinstance(record, PreemptRecord):
+            self.preemptions.append(record.request_id)
         elif isinstance(record, PlanRecord):
             self.sampling[record.plan.step] = _sampling_rows(record.plan)
             self.times["plan"].append(_or_minus_one(record.time_s))
@@ -210,6 +217,7 @@ def compacted(
         prompt_lengths=packed(columns.lengths),
         prompt_tokens=packed(columns.prompts),
         aborts=tuple(columns.aborts),
+        preemptions=tuple(columns.preemptions),
         tokens=packed(columns.tokens),
         irregular=columns.irregular,
         times={name: packed_times(seconds) for name, seconds in columns.times.items()},
@@ -243,6 +251,7 @@ class _Expansion:
         self._twin = Replica(content.header.cache, content.header.scheduler)
         self._requests = _whole_requests(content)
         self._aborts = iter(content.aborts)
+        self._preemptions = iter(content.preemptions)
         self._tokens = iter(unpacked(content.tokens))
         self._times = {name: iter(unpacked_times(data)) for name, data in content.times.items()}
         self._graph_sizes = iter(unpacked(content.graph_sizes))
@@ -256,6 +265,7 @@ class _Expansion:
             "s": self._submitted,
             "f": self._submitted,
             "a": self._aborted,
+            "e": self._preempted,
             "x": self._reset,
             "p": self._planned,
             "r": self._closed,
@@ -286,6 +296,11 @@ class _Expansion:
         request_id = next(self._aborts)
         found = self._twin.abort_request(request_id)
         return AbortRecord(request_id=request_id, found=found, counters=self._twin.counters())
+
+    def _preempted(self) -> Record:
+        request_id = next(self._preemptions)
+        found = self._twin.preempt_request(request_id)
+        return PreemptRecord(request_id=request_id, found=found, counters=self._twin.counters())
 
     def _reset(self) -> Record:
         done = self._twin.reset_prefix_cache()

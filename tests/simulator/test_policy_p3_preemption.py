@@ -93,3 +93,119 @@ def test_p3_3a_a_shared_block_is_copied_out_once(make_replica: MakeReplica) -> N
     assert plan.dropped == ("b/0",)
     replica.abort_request("b")
     assert replica.counters().num_free_host_blocks == 3
+
+
+def test_p3_5_a_forced_preemption_waits_for_the_plan_and_leaves_the_others_alone(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=10)
+    for name in "abc":
+        replica.submit(name, 4)
+    replica.run_step()  # a: 1; b: 2; c: 3
+    before = replica.counters()
+    assert replica.preempt_request("b")
+    assert replica.preempt_request("b")  # it is due once
+    assert replica.counters() == before  # P3.5a
+    plan = replica.run_step()
+    assert plan.preempted == (Preemption("b/0", "recompute"),)
+    assert plan.dropped == ("b/0",)
+    assert replica.shares(plan) == [("a/0", 4, 1), ("c/0", 4, 1)]  # nothing is admitted
+    assert replica.counters().preemptions_recompute == 1
+    plan = replica.run_step()
+    assert plan.preempted == ()
+    assert replica.shares(plan) == [("a/0", 5, 1), ("c/0", 5, 1), ("b/0", 0, 5)]
+
+
+def test_p3_5_what_does_not_run_is_not_preempted(make_replica: MakeReplica) -> None:
+    replica = make_replica(max_num_seqs=1)
+    replica.submit("a", 4, max_tokens=2)
+    replica.submit("b", 4)
+    assert not replica.preempt_request("a")  # it waits
+    replica.run_step()
+    assert replica.preempt_request("a")
+    assert replica.run_step().preempted == (Preemption("a/0", "recompute"),)
+    assert not replica.preempt_request("a")  # it waits again
+    assert not replica.preempt_request("b")
+    assert not replica.preempt_request("nobody")
+    assert replica.run_step().preempted == ()  # a ends
+    assert not replica.preempt_request("a")
+
+
+def test_p3_5_the_last_in_running_goes_first_whoever_was_asked_for_first(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=12, num_host_blocks=3, preemption_mode="swap")
+    replica.submit("a", 4)
+    replica.submit("b", 4, n=2)
+    replica.submit("c", 8)
+    replica.run_step()  # a: 1; both of b: 2; c: 3, 4
+    assert replica.preempt_request("a")
+    assert replica.preempt_request("b")
+    plan = replica.run_step()
+    # Block 2 is copied out once (P3.3a), and then there is room for that of a.
+    assert plan.preempted == tuple(Preemption(seq_id, "swap") for seq_id in ("b/1", "b/0", "a/0"))
+    assert plan.swap_outs == (BlockCopy(2, 0), BlockCopy(1, 1))
+    assert replica.shares(plan) == [("c/0", 8, 1)]
+
+
+def test_p3_5_a_step_may_only_preempt(make_replica: MakeReplica) -> None:
+    replica = make_replica()
+    replica.submit("a", 4)
+    replica.run_step()
+    assert replica.preempt_request("a")
+    plan = replica.run_step()
+    assert (plan.preempted, plan.scheduled) == ((Preemption("a/0", "recompute"),), ())
+    assert replica.shares(replica.run_step()) == [("a/0", 0, 5)]
+
+
+def test_p3_5_all_beams_of_a_search_are_preempted_by_recompute(make_replica: MakeReplica) -> None:
+    replica = make_replica(num_blocks=12, num_host_blocks=8, preemption_mode="swap")
+    replica.submit("a", 4, width=2, max_tokens=4)
+    selection = BeamSelection(request_id="a", parents=(0, 0), token_ids=(7, 8))
+    replica.close(replica.plan_step(), selections=[selection])
+    assert replica.preempt_request("a")
+    plan = replica.run_step()
+    assert plan.preempted == (Preemption("a/1", "recompute"), Preemption("a/0", "recompute"))
+    assert replica.shares(replica.plan_step()) == [("a/0", 0, 5), ("a/1", 0, 5)]
+
+
+def test_p3_5a_no_plan_is_made_ahead_while_a_preemption_is_due(make_replica: MakeReplica) -> None:
+    replica = make_replica(async_scheduling=True)
+    replica.submit("a", 4)
+    replica.submit("b", 4)
+    plan = replica.plan_step()
+    assert replica.preempt_request("a")
+    assert replica.schedule() is None
+    replica.close(plan)
+    plan = replica.plan_step()
+    assert plan.preempted == (Preemption("a/0", "recompute"),)
+    assert replica.shares(plan) == [("b/0", 4, 1)]
+    assert replica.shares(replica.plan_step()) == [("b/0", 5, 1), ("a/0", 0, 5)]
+
+
+def test_p3_5a_what_is_due_ends_with_its_request(make_replica: MakeReplica) -> None:
+    replica = make_replica(async_scheduling=True)
+    replica.submit("a", 4, max_tokens=1)
+    replica.submit("b", 4)
+    plan = replica.plan_step()
+    assert replica.preempt_request("a")
+    replica.close(plan)  # a ends
+    replica.submit("a", 4)  # another one of that name
+    plan = replica.plan_step()
+    assert plan.preempted == ()
+    assert replica.shares(plan) == [("b/0", 4, 1), ("a/0", 0, 4)]
+
+
+def test_p3_5_where_a_forced_preemption_frees_too_little_others_follow(
+    make_replica: MakeReplica,
+) -> None:
+    replica = make_replica(num_blocks=5)
+    for name in "abcd":
+        replica.submit(name, 4)
+    replica.run_step()  # a: 1; b: 2; c: 3; d: 4
+    assert replica.preempt_request("b")
+    plan = replica.run_step()  # a takes 2, and c finds none
+    assert plan.preempted == (Preemption("b/0", "recompute"), Preemption("d/0", "recompute"))
+    assert replica.shares(plan) == [("a/0", 4, 1), ("c/0", 4, 1)]
+    replica.abort_request("a")
+    assert [row.seq_id for row in replica.plan_step().scheduled] == ["c/0", "d/0"]

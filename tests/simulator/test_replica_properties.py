@@ -165,6 +165,12 @@ def run(case: Case) -> Run:
             found = replica.abort_request(request.request_id)
             done.seen["abort in flight"] += found and bool(in_flight)
             assert not replica.abort_request(request.request_id)
+        elif event == "preempt":
+            before = replica.counters()
+            found = replica.preempt_request(request.request_id)
+            done.seen["forced in flight"] += found and bool(in_flight)
+            done.seen["nothing to force"] += not found
+            assert replica.counters() == before  # P3.5a
         elif event == "reset":
             done.seen["reset"] += replica.reset_prefix_cache()
         else:
@@ -244,16 +250,26 @@ class QueuesBefore:
             if seq.group.request.beam_search and len(seq.token_ids) == seq.num_computed_tokens
         ]
         stuck = [seq for seq in resting if any(s.status != "running" for s in seq.group.live)]
+        due = state.due_preemptions
+        forced = [seq for seq in state.running if seq.group.request.request_id in due]
         self.running = [seq.seq_id for seq in state.running]
+        self.forced = [seq.seq_id for seq in forced]
+        self.forced_beams = [seq for seq in forced if seq.group.is_beam_search]
         self.resting = [seq.seq_id for seq in resting]
-        self.stuck = [seq.seq_id for seq in stuck]
+        self.stuck = [seq.seq_id for seq in stuck if seq not in forced]
         self.returned = [seq.seq_id for seq in state.returned]
         self.waiting = state.waiting
 
     def check_victims(self, plan: StepPlan, state: State, done: Run) -> None:
         victims = [victim.seq_id for victim in plan.preempted]
-        assert victims[: len(self.stuck)] == self.stuck[::-1][: len(victims)]  # P3.1a
-        if self.resting == self.running:  # P2.6a
+        assert victims[: len(self.forced)] == self.forced[::-1]  # P3.5
+        others = victims[len(self.forced) :]
+        assert others[: len(self.stuck)] == self.stuck[::-1][: len(others)]  # P3.1a
+        done.seen["forced"] += len(self.forced)
+        done.seen["forced, and then others"] += bool(self.forced and others)
+        done.seen["forced beams"] += len(self.forced_beams)
+        done.seen["forced out of the middle"] += victims[0] in self.running[:-1] and not self.stuck
+        if self.resting == self.running and not self.forced:  # P2.6a
             assert not plan.scheduled
             assert victims == self.running[-1:]
             done.seen["resting beam makes room for the head"] += 1
@@ -263,7 +279,8 @@ class QueuesBefore:
                     place = len(self.returned) if victim.seq_id in self.resting else 0
                     self.returned.insert(place, victim.seq_id)
             assert [seq.seq_id for seq in state.returned] == self.returned
-        done.seen["stuck beam goes before the last"] += victims[0] != self.running[-1]
+        goes_first = not self.forced and victims[0] != self.running[-1]
+        done.seen["stuck beam goes before the last"] += goes_first
         done.seen["resting beam of a whole group preempted"] += bool(
             set(self.resting) & set(victims) - set(self.stuck)
         )
@@ -456,6 +473,13 @@ def build_family_case(pick: Pick) -> Case:
     return waiting_for_prefixes(replace(case, cache=cache, requests=requests))
 
 
+def forcing_preemptions(case: Case, pick: Pick) -> Case:
+    events: list[tuple[str, int]] = []
+    for event in case.events:
+        events += [event, *[("preempt", pick(range(8)))] * pick([0, 0, 1, 2])]
+    return replace(case, events=events)
+
+
 def tokens_at_most(request: Request) -> int:
     return len(request.prompt_token_ids) + (request.sampling_params.max_tokens or 0)
 
@@ -508,6 +532,19 @@ def test_so_it_does_where_beams_and_long_samples_are_in_each_other_s_way() -> No
         *("preemptions_recompute", "preemptions_swap", "cow_copies", "run ahead", "beams"),
         *("stuck beam goes before the last", "resting beam of a whole group preempted"),
         "resting beam makes room for the head",
+    ]
+    assert not [name for name in happened if seen[name] == 0], seen
+
+
+def test_so_it_does_where_preemptions_are_forced() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(NUM_SEEDS):
+        pick = random.Random(seed).choice
+        case = forcing_preemptions(build_case(pick), pick)
+        seen.update(run(replace(case, fail_every=20 * (seed % 2))).seen)
+    happened = [
+        *("forced", "forced in flight", "forced out of the middle", "forced, and then others"),
+        *("forced beams", "nothing to force", "preemptions_swap", "swap in", "abort in flight"),
     ]
     assert not [name for name in happened if seen[name] == 0], seen
 

@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 from pagetwin.conformance.scenario import Scenario
 from pagetwin.conformance.strategies import scenarios
 from pagetwin.conformance.twins import judge_scenario
+from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.errors import TraceError
+from pagetwin.engine.request import Request
+from pagetwin.engine.sampling_params import SamplingParams
 from pagetwin.engine.step import StepTimings
 from pagetwin.engine.trace import (
     AbortRecord,
+    HeaderRecord,
     HistoryWriter,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResultRecord,
@@ -30,6 +35,8 @@ from pagetwin.simulator.recordings.columns import packed, packed_times, unpacked
 from pagetwin.simulator.recordings.compact import compacted, expanded, read_compact
 from pagetwin.simulator.recordings.reading import compact_file, identity, read_records
 from pagetwin.simulator.recordings.renaming import PrefixNames
+from pagetwin.simulator.replica import Replica
+from pagetwin.simulator.token_source import ScriptedTokens
 
 
 @given(st.lists(st.integers(-(2**62), 2**62)))
@@ -93,6 +100,38 @@ def test_any_history_comes_back_record_by_record(scenario: Scenario) -> None:
     data = compacted(records, sha256="ab" * 32, num_bytes=1)
     again = list(expanded(read_compact(data, "it"), "it"))
     assert [comparable(record) for record in again] == [comparable(r) for r in records]
+
+
+def test_forced_preemptions_come_back_and_files_from_before_them_are_read() -> None:
+    cache, scheduler = CacheConfig(num_blocks=20), SchedulerConfig(max_model_len=64)
+    twin, tokens, history = Replica(cache, scheduler), ScriptedTokens(), HistoryWriter()
+    history.write(HeaderRecord(cache=cache, scheduler=scheduler))
+    params = SamplingParams(max_tokens=4)
+    for name in "ab":
+        request = Request(request_id=name, prompt_token_ids=(1, 2), sampling_params=params)
+        twin.add_request(request)
+        history.write(SubmitRecord(request=request, counters=twin.counters()))
+    while twin.has_unfinished_requests():
+        plan = twin.schedule()
+        assert plan is not None
+        history.write(PlanRecord(plan=plan, counters=twin.counters()))
+        result = tokens.execute(plan)
+        history.write(ResultRecord.of(result, twin.update(plan, result), twin.counters()))
+        found = twin.preempt_request("a") if plan.step == 1 else None
+        if found is not None:
+            record = PreemptRecord(request_id="a", found=found, counters=twin.counters())
+            history.write(record)
+    records = history.records
+    assert [record.found for record in records if isinstance(record, PreemptRecord)] == [True]
+    assert twin.counters().preemptions_recompute == 1
+    data = compacted(records, sha256="ab" * 32, num_bytes=1)
+    content = read_compact(data, "it")
+    assert content.preemptions == ("a",)
+    assert list(expanded(content, "it")) == records
+    fields = msgspec.msgpack.decode(lzma.decompress(data))
+    del fields["preemptions"]
+    old = lzma.compress(msgspec.msgpack.encode(fields))
+    assert read_compact(old, "it").preemptions == ()
 
 
 Write = Callable[..., Path]
