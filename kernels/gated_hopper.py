@@ -243,7 +243,7 @@ class Tile(NamedTuple):
         return int(min(triton.cdiv(k, DEPTH.value), (226 * 1024 - out_bytes) // slot_bytes))
 
 
-LARGE, SMALL = Tile(2, 128), Tile(1, 64)
+LARGE = Tile(2, 128)
 FEW_ROWS = 128
 ENOUGH_PROGRAMS = 96
 """That read weights as fast as more would."""
@@ -259,11 +259,10 @@ def choose_tile(num_rows: int, n: int, k: int, num_processors: int) -> Tile | No
     if n % 8 or k % 8:
         return None
     if num_rows <= FEW_ROWS:
-        groups = 1 if num_rows <= ROWS.value else 2
-        for tile in (Tile(groups, 128), Tile(groups, 64)):
-            if tile.num_tiles(num_rows, n) >= ENOUGH_PROGRAMS:
-                return tile
-        return SMALL
+        most = 1 if num_rows <= ROWS.value else 2
+        tiles = [tile for tile in (LARGE, Tile(1, 128), Tile(1, 64)) if tile.groups <= most]
+        enough = (tile for tile in tiles if tile.num_tiles(num_rows, n) >= ENOUGH_PROGRAMS)
+        return next(enough, Tile(1, 32))
     waves = LARGE.num_tiles(num_rows, n) / num_processors
     saved = 180 / (180 + k)
     return LARGE if 1 - waves / math.ceil(waves) < saved else None

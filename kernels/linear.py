@@ -29,6 +29,8 @@ LARGE = 2**24
 """Numbers of a weight that takes long enough to read for cuBLAS to start up meanwhile."""
 MAX_FUSED_NORM_ROWS = 8
 """Rows that programs normalise each for itself faster than a kernel does it for all of them."""
+MAX_STREAMED_ROWS = 16
+"""Rows of small weights that linear_hopper multiplies with gates faster than gated_hopper does."""
 
 
 @cache
@@ -124,17 +126,20 @@ def norm_gated_linear(
     x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """silu_and_mul of norm_linear, whose outputs are N / 2 gates and as many ups: [M, N / 2]."""
-    if uses_cublas(x, weight):
-        x = rms_norm(x, norm_weight, eps)
-        gated = None if bias is not None else _multiply_gated(x, weight)
-        return silu_and_mul(F.linear(x, weight, bias)) if gated is None else gated
+    is_cublas = uses_cublas(x, weight)
+    if bias is None and (is_cublas or len(x) > MAX_STREAMED_ROWS):
+        gated = _norm_gated_hopper(x, norm_weight, eps, weight)
+        if gated is not None:
+            return gated
+    if is_cublas:
+        return silu_and_mul(F.linear(rms_norm(x, norm_weight, eps), weight, bias))
     out = torch.empty((len(x), len(weight) // 2), dtype=x.dtype, device=x.device)
     _multiply_few(x, norm_weight, eps, weight, bias, None, out, gated=True)
     return out
 
 
-def _multiply_gated(x: Tensor, weight: Tensor) -> Tensor | None:
-    """silu_and_mul of linear(x), by one kernel; None where there is none that is faster."""
+def _norm_gated_hopper(x: Tensor, norm_weight: Tensor, eps: float, weight: Tensor) -> Tensor | None:
+    """norm_gated_linear by gated_hopper; None where that is not to be had, or not faster."""
     hopper = _gated_hopper(x.device)
     if not hopper or x.itemsize != 2:
         return None
@@ -143,7 +148,7 @@ def _multiply_gated(x: Tensor, weight: Tensor) -> Tensor | None:
     if tile is None:
         return None
     out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
-    hopper.launch_gated_hopper(x, weight, out, tile)
+    hopper.launch_gated_hopper(rms_norm(x, norm_weight, eps), weight, out, tile)
     return out
 
 
