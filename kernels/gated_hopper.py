@@ -244,7 +244,8 @@ class Tile(NamedTuple):
 
 
 LARGE = Tile(2, 128)
-FEW_ROWS = 128
+TILES = (LARGE, Tile(2, 64), Tile(1, 128), Tile(1, 64), Tile(1, 32))
+FEW_ROWS = 256
 ENOUGH_PROGRAMS = 96
 """That read weights as fast as more would."""
 
@@ -252,20 +253,22 @@ ENOUGH_PROGRAMS = 96
 def choose_tile(num_rows: int, n: int, k: int, num_processors: int) -> Tile | None:
     """For x [num_rows, K] and out [num_rows, n]; None where cuBLAS and an activation are faster.
 
-    Few rows take as long as their weights are read. Of many, the last tiles leave processors idle,
-    which cuBLAS, having other tiles, can avoid: that must cost less than what this kernel saves,
-    which is to write and read gates and ups, some 180 / K of the product. Measured on an H200.
+    Few rows take as long as their weights are read: by as many programs as run at once. Of many,
+    the last tiles leave processors idle, which cuBLAS, having other tiles, can avoid: that must
+    cost less than what this kernel saves, which is to write and read gates and ups, some 180 / K
+    of the product. Measured on an H200.
     """
     if n % 8 or k % 8:
         return None
     if num_rows <= FEW_ROWS:
-        most = 1 if num_rows <= ROWS.value else 2
-        tiles = [tile for tile in (LARGE, Tile(1, 128), Tile(1, 64)) if tile.groups <= most]
-        enough = (tile for tile in tiles if tile.num_tiles(num_rows, n) >= ENOUGH_PROGRAMS)
-        return next(enough, Tile(1, 32))
-    waves = LARGE.num_tiles(num_rows, n) / num_processors
+        for tile in TILES:
+            fits = num_rows > ROWS.value or tile.groups == 1
+            if fits and ENOUGH_PROGRAMS <= tile.num_tiles(num_rows, n) <= num_processors:
+                return tile
+        return None
+    rounds = LARGE.num_tiles(num_rows, n) / num_processors
     saved = 180 / (180 + k)
-    return LARGE if 1 - waves / math.ceil(waves) < saved else None
+    return LARGE if 1 - rounds / math.ceil(rounds) < saved else None
 
 
 def launch_gated_hopper(x: Tensor, weight: Tensor, out: Tensor, tile: Tile) -> None:

@@ -121,6 +121,7 @@ def on_hopper() -> dict[str, Resources]:
         made[f"large down {rows}"] = product_on_hopper("bf16", rows, 4096, 14336, residual=True)
     for rows in (64, 128, 8192):
         made[f"large gates {rows}"] = gates_on_hopper("bf16", rows, 14336, 4096)
+    for rows in (64, 128, 256):
         made[f"gates {rows}"] = gates_on_hopper("bf16", rows, 3072, 1024)
-    made["gates, odd sizes"] = gates_on_hopper("fp16", 5, 200, 72)
+    made["gates, odd sizes"] = gates_on_hopper("fp16", 200, 1544, 1080)
     return made
