@@ -50,6 +50,7 @@ class Event(
 
 class SubmitEvent(Event, frozen=True, kw_only=True, tag="submit"):
     request_id: str
+    """May be submitted again: that is refused while the id is in use, and else another life."""
 
 
 class AbortEvent(Event, frozen=True, kw_only=True, tag="abort"):
@@ -104,10 +105,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"vocab_size={self.vocab_size} is below 1")
         known = [entry.request.request_id for entry in self.requests]
         submitted = [event.request_id for event in self.events if isinstance(event, SubmitEvent)]
-        if sorted(known) != sorted(submitted) or len(set(known)) != len(known):
+        if set(known) != set(submitted) or len(set(known)) != len(known):
             raise ValueError(
-                f"each request must be submitted exactly once, but requests are {sorted(known)} "
-                f"and submit events {sorted(submitted)}"
+                f"each request must have an id of its own and be submitted, but requests are "
+                f"{sorted(known)} and submit events {sorted(submitted)}"
             )
         if any(event.round < 0 for event in self.events):
             raise ValueError("an event's round is negative; rounds count from 0")

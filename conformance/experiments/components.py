@@ -12,6 +12,10 @@ from pagetwin.conformance.trials.registry import find_trial
 
 CRASH = "life.no-crash"
 JUDGED = {
+    "reused ids": ("sched.admission-feasible", "twin.lockstep", CRASH),
+    "crowded searches": ("preempt.victim", "twin.lockstep", CRASH),
+    "lookahead": ("preempt.justified", "twin.lockstep", CRASH),
+    "pictures": ("iso.history-independence", "twin.lockstep", CRASH),
     "text": ("text.decoded", "text.finish-reason", CRASH),
     "reports": (
         "text.reported",

@@ -37,6 +37,30 @@ def _scheduling(seed: int, index: int) -> list[Violation]:
     return judge_engine(random_scenario(seed, index))
 
 
+def _reused_ids(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.variations import judge_reused_ids
+
+    return judge_reused_ids(seed, index)
+
+
+def _pictures(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.variations import judge_pictures
+
+    return judge_pictures(seed, index)
+
+
+def _crowded_searches(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.variations import judge_crowded_searches
+
+    return judge_crowded_searches(seed, index)
+
+
+def _lookahead(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.variations import judge_lookahead
+
+    return judge_lookahead(seed, index)
+
+
 def _batch(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.batch import judge_batch
     from pagetwin.conformance.trials.examples import random_scenario
@@ -133,6 +157,18 @@ TRIALS = (
         ),
         _scheduling,
     ),
+    Trial(
+        "reused ids",
+        ("pagetwin.engine.queues", "pagetwin.engine.scheduler_state"),
+        _reused_ids,
+    ),
+    Trial("pictures", ("pagetwin.engine.prefix_keys",), _pictures),
+    Trial(
+        "crowded searches",
+        ("pagetwin.engine.planning", "pagetwin.engine.queues", "pagetwin.engine.closing"),
+        _crowded_searches,
+    ),
+    Trial("lookahead", ("pagetwin.engine.planning",), _lookahead),
     Trial(
         "text",
         (

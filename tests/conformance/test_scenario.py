@@ -107,7 +107,7 @@ def test_events_of_a_moment_keep_their_order() -> None:
         ),
         (
             encode_scenario(small()).replace(b'"submit"', b'"abort"'),
-            "submitted exactly once",
+            "and be submitted",
         ),
         (encode_scenario(small()).replace(b'"round": 0', b'"round": -1'), "negative"),
     ],

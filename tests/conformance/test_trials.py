@@ -2,10 +2,13 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from pagetwin.conformance.trials import reports, search, work_lists
+from pagetwin.conformance.checkers.all import check_all
+from pagetwin.conformance.properties import Violation
+from pagetwin.conformance.trials import reports, scheduling, search, variations, work_lists
 from pagetwin.conformance.trials.batch import judge_batch
 from pagetwin.conformance.trials.examples import random_scenario
 from pagetwin.conformance.trials.search import Scored, search_alone
@@ -14,6 +17,7 @@ from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.planning import Planner
 from pagetwin.engine.request import Request
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
+from pagetwin.engine.trace import PlanRecord, Record, RefuseRecord, ResultRecord, SubmitRecord
 
 EXAMPLES = 60
 
@@ -92,6 +96,52 @@ def test_work_lists_read_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
     examples = range(4 * EXAMPLES)
     assert not [one for index in examples for one in work_lists.judge_work_lists(7, index)]
     assert min(shared[count] for count in (1, 2, 3, 4)) > 2, shared
+
+
+@pytest.mark.parametrize(
+    ("judge", "needed"),
+    [
+        (variations.judge_reused_ids, {"in use", "lives again"}),
+        (variations.judge_pictures, {"hits behind two pictures"}),
+        (variations.judge_crowded_searches, {"beams give way", "errors"}),
+        (variations.judge_lookahead, {"forks planned ahead"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_richer_scenarios_are_clean_too(
+    judge: Callable[[int, int], list[Violation]], needed: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = Counter[str]()
+
+    def counted(records: Sequence[Record]) -> Iterator[Violation]:
+        happened.update(_what_happens(records))
+        return iter(check_all(records))
+
+    monkeypatch.setattr(scheduling, "check_all", counted)
+    assert not [one for index in range(EXAMPLES) for one in judge(7, index)]
+    assert min(happened[what] for what in needed) > 2, happened
+
+
+def _what_happens(records: Sequence[Record]) -> Iterator[str]:
+    """What the variations are about."""
+    requests: dict[str, Request] = {}
+    for record in records:
+        if isinstance(record, RefuseRecord) and "in use" in record.error:
+            yield "in use"
+        elif isinstance(record, SubmitRecord):
+            if record.request.request_id in requests:
+                yield "lives again"
+            requests[record.request.request_id] = record.request
+        elif isinstance(record, PlanRecord):
+            for one in record.plan.introduced:
+                media = requests[one.request_id].media
+                if len(media) > 1 and one.num_cached_tokens > media[1].offset:
+                    yield "hits behind two pictures"
+            names = [one.seq_id.rpartition("/")[0] for one in record.plan.preempted]
+            yield from ("beams give way" for name in names if requests[name].beam_search)
+        elif isinstance(record, ResultRecord):
+            yield from ("errors" for one in record.finished if one.reason == "error")
+            yield from ("forks planned ahead" for _ in record.forked)
 
 
 def test_a_search_as_wide_as_the_tree_finds_the_best_sequence() -> None:
