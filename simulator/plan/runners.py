@@ -80,7 +80,8 @@ class Resumed:
     """A runner that writes each trial down and does not repeat those in the file.
 
     The file is JSON Lines; its first line is the task, so that trials of another one are never
-    taken for this one's (ConfigError). A last line that was cut off is left out.
+    taken for this one's (ConfigError). A last line that was cut off is left out; another that
+    cannot be read is refused, too.
     """
 
     def __init__(self, runner: LocalRunner | RayRunner, task: Task, path: Path) -> None:
@@ -98,8 +99,14 @@ class Resumed:
                 f"{path} holds trials of another workload, model, objective or profile; remove it, "
                 "or name another folder"
             )
-        for line in lines[:-1]:
-            entry = msgspec.json.decode(line, type=_Line)
+        for place, line in enumerate(lines[:-1], start=2):
+            try:
+                entry = msgspec.json.decode(line, type=_Line)
+            except msgspec.DecodeError as error:
+                raise ConfigError(
+                    f"{path}:{place}: not a trial ({error}); the file is damaged: remove it, or "
+                    "name another folder"
+                ) from None
             self._known[entry.candidate, entry.factor] = entry.trial
         # What follows the last line break was cut off while it was written.
         path.write_bytes(b"\n".join([first, *lines[:-1], b""]))

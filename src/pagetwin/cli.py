@@ -24,6 +24,8 @@ from pagetwin.engine.errors import PagetwinError
 # Typer names only the subclass in public; this is the error of every wrong command line.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
+_INTERRUPTED = 130
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(adapter_check)
 app.command()(demo)
@@ -63,8 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(f"{error.filename}: {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:  # Typer 0.27 makes this of the exception itself.
         print("pagetwin: interrupted; no result was written", file=sys.stderr)
-        return 130
     return code if isinstance(code, int) else 0
 
 

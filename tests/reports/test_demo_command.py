@@ -104,10 +104,13 @@ def test_a_run_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_leaves_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run_demo(*arguments: Any) -> DemoResult:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pagetwin.conformance.demo.run, "run_demo", run_demo)
     assert main(["demo", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "pagetwin: interrupted; no result was written\n"
     assert list(tmp_path.iterdir()) == []

@@ -177,6 +177,9 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 3
     with pytest.raises(ConfigError, match="another workload, model, objective"):
         Resumed(runner, task("ttft_p95<2s"), path)
+    path.write_bytes(path.read_bytes().replace(b'"outcome"', b'"income"', 1))
+    with pytest.raises(ConfigError, match=r"trials.jsonl:2: not a trial .* remove it"):
+        Resumed(runner, what, path)
 
 
 def test_choices_are_checked() -> None:
