@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pagetwin.engine.config import CacheConfig, EngineConfig, ModelConfig, SchedulerConfig
-from pagetwin.engine.errors import ConfigError
+from pagetwin.engine.errors import ConfigError, RequestError
 from pagetwin.engine.llm_engine import LLMEngine, Prompt
 from pagetwin.engine.outputs import RequestOutput
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
@@ -100,7 +100,14 @@ class LLM:
         A message is {"role": ..., "content": ...}. Raises like `generate`.
         """
         one = bool(messages) and isinstance(messages[0], Mapping)
-        chats: Sequence[Any] = [messages] if one else messages
+        chats: Sequence[Any] = [messages] if one or isinstance(messages, str) else messages
+        for chat in chats:
+            # What is no chat would pass for a prompt, and be gone on with instead of answered.
+            if not chat or not all(isinstance(message, Mapping) for message in chat):
+                raise RequestError(
+                    f"{chat!r} is no chat; give a list of messages, each "
+                    '{"role": ..., "content": ...}, or use generate for a prompt'
+                )
         return self.generate(chats, params, progress=progress)
 
     def beam_search(

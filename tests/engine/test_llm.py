@@ -285,6 +285,12 @@ def test_chats_are_answered_in_order() -> None:
     assert both[0].prompt == "user: bye\nassistant:"
 
 
+@pytest.mark.parametrize("messages", ["hello", ["hello"], [[]], [[{"role": "user"}, "hello"]]])
+def test_what_is_no_chat_is_not_taken_for_a_prompt(messages: Any) -> None:
+    with pytest.raises(RequestError, match="is no chat; give a list of messages"):
+        toy_llm().chat(messages)
+
+
 def test_a_refused_prompt_stops_the_call_and_leaves_nothing_behind() -> None:
     llm = toy_llm()
     with pytest.raises(RequestError, match="max_model_len"):
