@@ -93,13 +93,14 @@ def unsent_fields(params: SamplingParams, sent: Collection[str]) -> list[str]:
 
 
 class Sampled(msgspec.Struct, frozen=True):
-    """One new token of a request, and whether it was the last."""
+    """One new token of one of a request's samples, and whether it was the last."""
 
     request_id: str
     token_id: int
     logprob: float | None = None
     finish_reason: FinishReason | None = None
     top: tuple[Scored, ...] = ()
+    sample_index: int = 0
 
 
 class ForeignRun:
@@ -123,6 +124,10 @@ class ForeignRun:
         self._live: dict[str, Request] = {}
         self._patience: dict[str, int] = {}
         self._num_seen: Counter[str] = Counter()
+        """Tokens of first samples, by request."""
+        self._num_ended: Counter[str] = Counter()
+        """Samples, by request."""
+        self._scored: set[str] = set()
         self._begun: set[str] = set()
 
     def refuses(self, request: Request, can: Capabilities, sent: Collection[str]) -> bool:
@@ -170,8 +175,9 @@ class ForeignRun:
         self.records.append(AbortRecord(request_id=request_id, found=True, counters=counters))
 
     def scored(self, request_id: str, logprobs: Iterable[float]) -> None:
-        """Log-probabilities of the prompt's tokens but the first."""
-        if request_id in self._live:
+        """Log-probabilities of the prompt's tokens but the first; of its first sample to come."""
+        if request_id in self._live and request_id not in self._scored:
+            self._scored.add(request_id)
             self.observations.append(PromptScored(request_id=request_id, logprobs=tuple(logprobs)))
 
     def planned(
@@ -192,12 +198,13 @@ class ForeignRun:
         for one in sampled:
             if one.request_id not in self._live:
                 continue
-            seq_id = sequence_id(one.request_id, 0)
+            seq_id = sequence_id(one.request_id, one.sample_index)
             tokens[seq_id] = one.token_id
-            self._num_seen[one.request_id] += 1
+            self._num_seen[one.request_id] += one.sample_index == 0
             self.observations.append(
                 TokenSeen(
                     request_id=one.request_id,
+                    sample_index=one.sample_index,
                     token_id=one.token_id,
                     logprob=one.logprob,
                     top=one.top,
@@ -205,17 +212,24 @@ class ForeignRun:
             )
             if one.finish_reason is not None:
                 finished.append(FinishedSequence(seq_id, one.finish_reason))
-                self._live.pop(one.request_id)
-                self._patience.pop(one.request_id, None)
-                self.observations.append(
-                    Finished(request_id=one.request_id, reason=one.finish_reason)
-                )
+                self._ended(one, one.finish_reason)
         self.records.append(
             ResultRecord(step=step, sampled=tokens, finished=tuple(finished), counters=counters)
         )
 
+    def _ended(self, last: Sampled, reason: FinishReason) -> None:
+        """A sample is over, and with the last of them its request."""
+        request_id = last.request_id
+        self.observations.append(
+            Finished(request_id=request_id, sample_index=last.sample_index, reason=reason)
+        )
+        self._num_ended[request_id] += 1
+        if self._num_ended[request_id] == self._live[request_id].num_samples:
+            self._live.pop(request_id)
+            self._patience.pop(request_id, None)
+
     def due_hang_ups(self) -> list[str]:
-        """Requests whose clients have seen as much as they had patience for."""
+        """Requests whose clients have seen as much of the first sample as they had patience for."""
         return [r for r, patience in self._patience.items() if self._num_seen[r] >= patience]
 
     def is_live(self, request_id: str) -> bool:

@@ -57,6 +57,7 @@ FLAGS = (
     Flag.CACHED_TOKEN_COUNT,
     Flag.PREFIX_CACHE,
     Flag.RESET_CACHE,
+    Flag.SAMPLES,
     Flag.STEP_TRACE,
     Flag.BLOCK_TABLES,
     Flag.CHECKPOINT,
@@ -65,7 +66,6 @@ OTHERS: dict[Flag, Support] = {
     Flag.COPIES: conditional("models that copy blocks; full attention does not"),
     Flag.TEXT: no("the adapter works with token ids"),
     Flag.STOP_STRINGS: no("the adapter works with token ids"),
-    Flag.SAMPLES: no("the adapter does not follow the requests that vLLM makes of one with n > 1"),
     Flag.PRIORITY: no("the adapter runs vLLM's fcfs policy"),
     Flag.COUNTERS: no("of the books, only free blocks are kept"),
     Flag.POLICY: no("it follows a policy of its own"),
@@ -229,7 +229,9 @@ class VllmSession:
         self._engine = engine
         self._run = run
         scheduler = engine.engine_core.engine_core.scheduler
-        self._trace: SchedulerTrace = SchedulerTrace(scheduler, run)
+        self._trace: SchedulerTrace = SchedulerTrace(
+            scheduler, run, engine.output_processor.request_states
+        )
 
     def submit(self, request: Request, *, cancel_after: int | None = None) -> None:
         if self._run.refuses(request, CAPABILITIES, SENT):
@@ -237,8 +239,8 @@ class VllmSession:
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_token_ids)}
         if request.cache_salt is not None:
             prompt["cache_salt"] = request.cache_salt
-        params = sampling_params(request, self._run.max_tokens(request))
         try:
+            params = sampling_params(request, self._run.max_tokens(request))
             self._engine.add_request(request.request_id, prompt, params)
         except ValueError as error:
             self._run.refused(request, f"{NAME}: {error}")

@@ -1,6 +1,6 @@
 """Records of vLLM's steps: a scheduler that shows what it decided, and who holds which blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -31,13 +31,20 @@ class RecordingScheduler(Scheduler):  # type: ignore[misc]
 
 
 class SchedulerTrace:
-    """Turns vLLM's scheduler outputs into plans of ours; decides nothing."""
+    """Turns vLLM's scheduler outputs into plans of ours; decides nothing.
 
-    def __init__(self, scheduler: RecordingScheduler, run: ForeignRun) -> None:
+    vLLM makes a request of its own of each sample; `states` are what its front end knows of them,
+    by the scheduler's ids.
+    """
+
+    def __init__(
+        self, scheduler: RecordingScheduler, run: ForeignRun, states: Mapping[str, Any]
+    ) -> None:
         self.step = -1
         """Of the last plan."""
         self._scheduler = scheduler
         self._run = run
+        self._states = states
         scheduler.on_plan = self._planned
 
     def counters(self) -> Counters:
@@ -70,23 +77,24 @@ class SchedulerTrace:
             copies=tuple(BlockCopy(*pair) for pair in copies),
             scheduled=tuple(scheduled),
             introduced=tuple(self._introduced(one, computed[one]) for one in appearing),
-            preempted=tuple(Preemption(_sequence(one), "recompute") for one in preempted),
+            preempted=tuple(Preemption(self._sequence(one), "recompute") for one in preempted),
         )
         tables = {
-            _sequence(r.request_id): self._table(r.request_id) for r in self._scheduler.running
+            self._sequence(r.request_id): self._table(r.request_id) for r in self._scheduler.running
         }
         self._run.planned(plan, self.counters(), tables)
 
     def _scheduled(self, internal_id: str, computed: int, num_tokens: int) -> ScheduledSequence:
         known = self._scheduler.requests[internal_id].num_tokens
         samples = computed + num_tokens == known
-        return ScheduledSequence(_sequence(internal_id), computed, num_tokens, samples=samples)
+        return ScheduledSequence(self._sequence(internal_id), computed, num_tokens, samples=samples)
 
     def _introduced(self, internal_id: str, computed: int) -> IntroducedSequence:
+        state = self._states[internal_id]
         return IntroducedSequence(
-            seq_id=_sequence(internal_id),
-            request_id=_request(internal_id),
-            sample_index=0,
+            seq_id=self._sequence(internal_id),
+            request_id=state.external_req_id,
+            sample_index=state.request_index,
             token_ids=tuple(self._scheduler.requests[internal_id].all_token_ids),
             block_ids=self._table(internal_id),
             num_cached_tokens=computed,
@@ -97,11 +105,6 @@ class SchedulerTrace:
         groups = self._scheduler.kv_cache_manager.get_block_ids(internal_id)
         return tuple(groups[0])
 
-
-def _request(internal_id: str) -> str:
-    """vLLM adds a suffix of its own to each request's id."""
-    return internal_id.rpartition("-")[0]
-
-
-def _sequence(internal_id: str) -> str:
-    return sequence_id(_request(internal_id), 0)
+    def _sequence(self, internal_id: str) -> str:
+        state = self._states[internal_id]
+        return sequence_id(state.external_req_id, state.request_index)

@@ -34,6 +34,7 @@ def sampling_params(request: Request, max_tokens: int) -> Any:
     fields["allowed_token_ids"] = None if allowed is None else list(allowed)
     return SamplingParams(
         **fields,
+        n=request.num_samples,
         temperature=params.temperature,
         max_tokens=max_tokens,
         stop_token_ids=stops,
@@ -51,7 +52,7 @@ def prompt_scores(output: Any) -> list[float]:
 
 
 def sampled_tokens(output: Any) -> list[Sampled]:
-    """New tokens of one request's delta."""
+    """New tokens of the one sample that a delta is of."""
     [sample] = output.outputs
     tokens = []
     for index, token in enumerate(sample.token_ids):
@@ -65,6 +66,7 @@ def sampled_tokens(output: Any) -> list[Sampled]:
                 scores[token].logprob if token in scores else None,
                 sample.finish_reason if last else None,
                 tuple(Scored(other, score.logprob) for other, score in ranked),
+                sample.index,
             )
         )
     return tokens

@@ -48,12 +48,14 @@ def _session(adapter: Adapter, info: EngineInfo, random: Random) -> list[Record]
     longest = LABELS.span + shape.max_output_tokens
     # A partial hit holds the block that it copies from: in no table, and not free.
     knobs = tight_pool(random, longest=longest, block_size=block_size, enable_partial_hits=False)
+    several = specification_of(info.name).samples_are_requests
     session = open_tight(adapter, None, knobs)
     assert isinstance(session, RecordingSession), "the adapter claims a trace of its steps"
     try:
         for requests in draw_rounds(random, LABELS, shape, min_prompt_tokens=2):
             for request in requests:
-                session.submit(_within(request, info.vocab_size or LABELS.vocab_size))
+                request = _within(request, info.vocab_size or LABELS.vocab_size)
+                session.submit(_sampled(request) if several and random.random() < 0.25 else request)
             session.run(TIMEOUT_S)
         return list(session.records())
     finally:
@@ -65,6 +67,12 @@ def _within(request: Request, vocab_size: int) -> Request:
     left = vocab_size - NUM_SPECIAL_TOKENS
     tokens = tuple(NUM_SPECIAL_TOKENS + token % left for token in request.prompt_token_ids)
     return msgspec.structs.replace(request, prompt_token_ids=tokens)
+
+
+def _sampled(request: Request) -> Request:
+    """Two samples of it."""
+    params = msgspec.structs.replace(request.sampling_params, n=2, temperature=1.0)
+    return msgspec.structs.replace(request, sampling_params=params)
 
 
 def _judge(records: list[Record], example: int) -> Evidence:

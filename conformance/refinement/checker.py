@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.conformance.refinement.specification import Specification
 from pagetwin.conformance.refinement.state import AbstractEngine, Follower
-from pagetwin.engine.request import sequence_id
 from pagetwin.engine.step import ScheduledSequence
 from pagetwin.engine.trace import (
     AbortRecord,
@@ -43,7 +42,7 @@ class Refinement:
             if isinstance(record, SubmitRecord):
                 engine.submit(record)
             elif isinstance(record, AbortRecord):
-                engine.end(sequence_id(record.request_id, 0))
+                engine.abort(record.request_id)
             elif isinstance(record, PlanRecord):
                 self._step = record.plan.step
                 self._plan(engine, record)
@@ -131,6 +130,7 @@ class Refinement:
             if follower is None or follower.runs:
                 continue
             self.goals["hits"] += one.num_cached_tokens > 0
+            self.goals["further samples"] += one.sample_index > 0
             if self._specification.admits_in_order and engine.waiting[:1] != [one.seq_id]:
                 self._fail("an admission overtakes", admitted=one.seq_id, first=engine.waiting[:1])
             self.goals["returns"] += len(one.token_ids) > follower.request.num_prompt_tokens

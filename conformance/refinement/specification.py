@@ -19,12 +19,18 @@ class Specification(msgspec.Struct, frozen=True, kw_only=True):
     may_starve: bool = False
     """A step may leave out what runs, or has found its prefix, for want of a block; what that needs
     counts when another is preempted."""
+    samples_are_requests: bool = False
+    """Each sample of a request is scheduled as a request of its own, from the beginning."""
     max_lookahead_blocks: int = 0
     """Blocks that a table may have beyond those of its tokens."""
 
 
 VLLM_V1_FCFS = Specification(
-    id="vllm-v1-fcfs", admits_in_order=True, preempts_last=True, shares_within_step=True
+    id="vllm-v1-fcfs",
+    admits_in_order=True,
+    preempts_last=True,
+    shares_within_step=True,
+    samples_are_requests=True,
 )
 HF_FIFO = Specification(id="hf-fifo", admits_in_order=False, preempts_last=False, may_starve=True)
 """transformers skips what does not fit and goes on with the next; victims are the newest of those

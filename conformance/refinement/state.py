@@ -43,10 +43,13 @@ class AbstractEngine:
         """Blocks in all: those that were free before anything ran."""
 
     def submit(self, record: SubmitRecord) -> None:
-        seq_id = sequence_id(record.request.request_id, 0)
-        names = self.texts.of(record.request.prompt_token_ids)
-        self.live[seq_id] = Follower(seq_id, record.request, names)
-        self.waiting.append(seq_id)
+        """Each sample is a sequence of its own, from the beginning."""
+        request = record.request
+        for index in range(request.num_samples):
+            seq_id = sequence_id(request.request_id, index)
+            names = self.texts.of(request.prompt_token_ids)
+            self.live[seq_id] = Follower(seq_id, request, names)
+            self.waiting.append(seq_id)
         if self.num_blocks is None:
             self.num_blocks = record.counters.num_free_blocks
 
@@ -84,6 +87,12 @@ class AbstractEngine:
                 follower.names.append(self.texts.extend(follower.names[-1], token))
         for one in record.finished:
             self.end(one.seq_id)
+
+    def abort(self, request_id: str) -> None:
+        """Whatever of it still lives."""
+        live = (one for one in self.live.values() if one.request.request_id == request_id)
+        for follower in list(live):
+            self.end(follower.seq_id)
 
     def end(self, seq_id: str) -> None:
         self.over.add(seq_id)

@@ -9,11 +9,13 @@ import pytest
 
 from pagetwin.conformance.refinement.checker import refine
 from pagetwin.conformance.refinement.specification import HF_FIFO, VLLM_V1_FCFS, specification_of
-from pagetwin.engine.trace import HeaderRecord, PlanRecord, Record, read_history
+from pagetwin.engine.trace import HeaderRecord, PlanRecord, Record, SubmitRecord, read_history
 
 TRACES = Path(__file__).parent / "traces"
 SPECIFICATIONS = {
     "vllm-0.32.0-cpu": VLLM_V1_FCFS,
+    # Some of its requests have two samples, each scheduled as a request of its own.
+    "vllm-0.32.0-cpu-samples": VLLM_V1_FCFS,
     "transformers-5.24.0": HF_FIFO,
     # It preempts for requests that the step leaves out, which want blocks, too; and there is one
     # that has found its prefix, holds its blocks, and has never run.
@@ -43,6 +45,25 @@ def test_a_recorded_trace_is_allowed_by_its_engines_policy(name: str, recorded: 
     seen = refine(records, SPECIFICATIONS[name])
     assert seen.violations == []
     assert min(seen.goals[one] for one in ("preemptions", "returns", "hits", "shared blocks")) > 0
+
+
+def test_samples_that_an_engine_forgets_are_missed(recorded: Recorded) -> None:
+    records = recorded("vllm-0.32.0-cpu-samples")
+    assert refine(records, VLLM_V1_FCFS).goals["further samples"] > 0
+    alone = [
+        msgspec.structs.replace(
+            record,
+            request=msgspec.structs.replace(
+                record.request,
+                sampling_params=msgspec.structs.replace(record.request.sampling_params, n=1),
+            ),
+        )
+        if isinstance(record, SubmitRecord)
+        else record
+        for record in records
+    ]
+    messages = [one.message for one in refine(alone, VLLM_V1_FCFS).violations]
+    assert "a sequence is scheduled that does not live" in messages
 
 
 @pytest.mark.parametrize("name", list(SPECIFICATIONS))
