@@ -5,19 +5,21 @@ row's result does not depend on the batch beside it (attention_tiles). The host 
 is to do (engine.attention.decode_plan): an item is one split, for one sequence or for several whose
 tables hold the very same blocks over all of the split, so that a shared prefix is read once. One
 program computes an item for all query heads of one KV head. The last of a sequence's items to
-arrive folds its splits.
+arrive folds its splits. paged_decode_hopper has the fast kernel, to the same bits; what it does not
+do, and other GPUs, have a portable one.
 """
 
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale, tile_size
+from pagetwin.kernels.hopper import gluon_kernels
 from pagetwin.kernels.paged_decode_kernel import paged_decode_kernel
 from pagetwin.kernels.pdl import pdl_options
 
@@ -104,12 +106,21 @@ def launch_shape(
 def _device_facts(device: torch.device) -> tuple[int, int]:
     """Compute capability, and the most programs of a launch; few for the interpreter.
 
-    Two for each processor were fastest on an H100: more take turns in reading.
+    Of the portable kernel two for each processor were fastest on an H100: more take turns in
+    reading. The one for Hopper fills a processor with one.
     """
     if device.type != "cuda":
         return 90, 5
     properties = torch.cuda.get_device_properties(device)
     return properties.major * 10 + properties.minor, 2 * properties.multi_processor_count
+
+
+def hopper_refusal(q: Tensor, kv_cache: Tensor) -> str | None:
+    """Why paged_decode_hopper does not serve these tensors; None if it does."""
+    if not q.is_cuda:
+        return "it runs on CUDA devices only"
+    hopper = gluon_kernels("paged_decode_hopper")
+    return hopper if isinstance(hopper, str) else hopper.refusal(q, kv_cache)
 
 
 def paged_decode(
@@ -134,11 +145,6 @@ def paged_decode(
     added to scores; sinks: one more score that every row sees, without a value. Nothing waits
     for the device.
     """
-    num_heads, head_size = q.shape[1:]
-    block_size, num_kv_heads = kv_cache.shape[2:4]
-    group = num_heads // num_kv_heads
-    itemsize = kv_cache.itemsize
-    tile = tile_size(head_size, itemsize)
     strides = kv_cache.stride()
     if q.stride(2) != 1 or strides[4] != 1 or not out.is_contiguous():
         raise ValueError(
@@ -149,6 +155,49 @@ def paged_decode(
         raise ValueError(f"paged_decode: scale={scale} must be positive, for maxima to stay maxima")
     if not len(work.items):
         return
+    plain = not (sliding_window or soft_cap) and alibi_slopes is None and sinks is None
+    if plain and hopper_refusal(q, kv_cache) is None:
+        hopper: Any = gluon_kernels("paged_decode_hopper")
+        most_programs = _device_facts(q.device)[1] // 2
+        hopper.launch_hopper(
+            out, q, kv_cache, block_tables, work, scratch, scale, max(1, most_programs)
+        )
+    else:
+        launch_portable(
+            out,
+            q,
+            kv_cache,
+            block_tables,
+            work,
+            scratch,
+            scale,
+            sliding_window,
+            soft_cap,
+            alibi_slopes,
+            sinks,
+        )
+
+
+def launch_portable(
+    out: Tensor,
+    q: Tensor,
+    kv_cache: Tensor,
+    block_tables: Tensor,
+    work: DecodeWork,
+    scratch: DecodeScratch,
+    scale: float,
+    sliding_window: int = 0,
+    soft_cap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> None:
+    """As paged_decode, by paged_decode_kernel."""
+    num_heads, head_size = q.shape[1:]
+    block_size, num_kv_heads = kv_cache.shape[2:4]
+    group = num_heads // num_kv_heads
+    itemsize = kv_cache.itemsize
+    tile = tile_size(head_size, itemsize)
+    strides = kv_cache.stride()
     chunk = math.gcd(block_size, tile)
     table_stride = block_tables.stride(0)
     capability, most_programs = _device_facts(q.device)

@@ -9,9 +9,7 @@ A row's result is that of the decode kernel to the bit: see attention_tiles.
 """
 
 import functools
-import importlib
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +29,7 @@ from pagetwin.kernels.attention_tiles import (
     total_sum,
     with_alibi,
 )
+from pagetwin.kernels.hopper import gluon_kernels
 
 BLOCK_M = 128
 """Rows of a tile of the work list."""
@@ -375,22 +374,11 @@ def launch_portable(
     )
 
 
-@functools.cache
-def _hopper() -> ModuleType | str:
-    """The kernel for Hopper, or why it cannot be had: its language is still changing."""
-    if triton.knobs.runtime.interpret:
-        return "Gluon has no interpreter"
-    try:
-        return importlib.import_module("pagetwin.kernels.paged_prefill_hopper")
-    except (ImportError, AttributeError) as error:
-        return f"this Triton's Gluon lacks what it needs: {error}"
-
-
 def hopper_refusal(q: Tensor, out: Tensor, kv_cache: Tensor) -> str | None:
     """Why paged_prefill_hopper does not serve these tensors; None if it does."""
     if not q.is_cuda:
         return "it runs on CUDA devices only"
-    hopper = _hopper()
+    hopper = gluon_kernels("paged_prefill_hopper")
     return hopper if isinstance(hopper, str) else hopper.refusal(q, out, kv_cache)
 
 
@@ -429,7 +417,7 @@ def paged_prefill(
     if not len(work.tiles):
         return
     if not (soft_cap or alibi_slopes is not None) and hopper_refusal(q, out, kv_cache) is None:
-        hopper: Any = _hopper()
+        hopper: Any = gluon_kernels("paged_prefill_hopper")
         num_programs = torch.cuda.get_device_properties(q.device).multi_processor_count
         hopper.launch_hopper(
             out, q, kv_cache, block_tables, work.tiles, scale, sliding_window, sinks, num_programs

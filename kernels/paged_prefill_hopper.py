@@ -9,14 +9,10 @@ while the tensor cores compute the latter, or serve the other group.
 The arithmetic is that of attention_tiles, to the bit.
 """
 
-import math
-
-import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
     tma,
     warpgroup_mma,
@@ -24,7 +20,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from pagetwin.kernels import pages_hopper
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale
+from pagetwin.kernels.pages_hopper import SIDE, clear_values, pages_of
 from pagetwin.kernels.wgmma_softmax import (
     TILE,
     fold_split,
@@ -41,8 +39,6 @@ from pagetwin.kernels.wgmma_softmax import (
 GROUP_ROWS = gl.constexpr(64)
 _STAGES = 2
 """Tiles of keys and values in memory: as many as fit beside what has been folded."""
-SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
-"""16-bit rows for wgmma and TMA, 64 columns after 64 columns, swizzled over 128 bytes."""
 _SIDE: gl.constexpr = gl.constexpr(SIDE)
 
 
@@ -80,8 +76,7 @@ def _load(
 ):
     """The loading warp: queries, then tile after tile of keys and values, box after box.
 
-    A box is BOX keys by 64 columns, the width of the swizzle: the tile's columns from 64 on lie
-    behind its first 64. A box without visible keys is asked for beyond the cache, which gives 0.
+    A box (pages_hopper) without visible keys is asked for beyond the cache, which gives 0.
     """
     q_smem, k_smem, v_smem, q_full, q_empty, k_full, k_empty, v_full, v_empty = rings
     STAGES: gl.constexpr = k_smem.shape[0]
@@ -147,23 +142,6 @@ def _load(
                             v_boxes.index((stage * HALVES + half) * BOXES + i),
                         )
                 tiles += 1
-
-
-@gluon.jit
-def _clear_values(v_smem, stage, start, stop):
-    """Zero the values of the stage's keys [start, stop), which nothing may see: 0 * NaN is NaN."""
-    LAYOUT: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    HALVES: gl.constexpr = v_smem.shape[2] // 64
-    strip_shape: gl.constexpr = [v_smem.shape[0] * HALVES * 8, 16, 64]
-    strips = v_smem._reinterpret(v_smem.dtype, strip_shape, _SIDE)
-    key = gl.arange(0, 16, gl.SliceLayout(1, LAYOUT))
-    for i in range(start // 16, gl.cdiv(stop, 16)):
-        kept = (i * 16 + key < start) | (i * 16 + key >= stop)
-        for half in gl.static_range(HALVES):
-            strip = strips.index((stage * HALVES + half) * 8 + i)
-            values = strip.load(LAYOUT)
-            strip.store(gl.where(kept[:, None], values, gl.zeros_like(values)))
-    fence_async_shared()
 
 
 @gluon.jit
@@ -298,7 +276,7 @@ def _attend(
             if HAS_WINDOW:  # noqa: SIM102 (decided by the compiler)
                 if oldest % BOX > 0:
                     mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
-                    _clear_values(v_smem, stage, oldest % TILE // BOX * BOX, oldest % TILE)
+                    clear_values(v_smem, stage, oldest % TILE // BOX * BOX, oldest % TILE)
 
             scores = (position, scale, sliding_window)
             state = (weights, maximum, sums, weighted, folded_maximum, folded_total, has_folded)
@@ -361,7 +339,7 @@ def _attend(
             mbarrier.wait(v_full.index(stage), tiles // STAGES & 1)
             if end % BOX > 0:
                 last = end % TILE
-                _clear_values(v_smem, stage, last, gl.cdiv(last, BOX) * BOX)
+                clear_values(v_smem, stage, last, gl.cdiv(last, BOX) * BOX)
             weighted = warpgroup_mma(
                 unpacked(weights, v_smem.dtype, WEIGHTS),
                 v_smem.index(stage),
@@ -508,23 +486,10 @@ def paged_prefill_hopper_kernel(
 
 def refusal(q: Tensor, out: Tensor, kv_cache: Tensor) -> str | None:
     """Why these tensors cannot go to the kernel; None if they can."""
-    head_size = q.shape[2]
-    block_size = kv_cache.shape[2]
-    side, block, token, head = kv_cache.stride()[:4]
-    if torch.cuda.get_device_capability(q.device) != (9, 0):
-        return "it is for compute capability 9.0"
-    if q.dtype not in (torch.float16, torch.bfloat16):
-        return f"it takes float16 and bfloat16, not {q.dtype}"
-    if head_size not in (64, 128):
-        return f"it takes head sizes 64 and 128, not {head_size}"
-    if block_size % 16:
-        return f"it takes blocks of a multiple of 16 tokens, not {block_size}"
-    if head != head_size or block != block_size * token or side % token:
-        return f"the cache has strides {kv_cache.stride()}, where its tokens are no equal rows"
-    if 2 * side // token >= 2**31:
-        return f"the cache has {side // token} tokens, more than 30 bits"
-    if any(x.data_ptr() % 16 or x.stride(0) * 2 % 16 for x in (q, out)) or token * 2 % 16:
-        return "q, out or the cache is not aligned to 16 bytes"
+    if reason := pages_hopper.refusal(kv_cache):
+        return reason
+    if any(x.data_ptr() % 16 or x.stride(0) * 2 % 16 for x in (q, out)):
+        return "q or out is not aligned to 16 bytes"
     return None
 
 
@@ -541,20 +506,15 @@ def launch_hopper(
 ) -> None:
     """As paged_prefill, for tensors that refusal() lets pass."""
     num_rows, num_heads, head_size = q.shape
-    _, num_blocks, block_size, num_kv_heads, _ = kv_cache.shape
-    side, _, token, _, _ = kv_cache.stride()
-    box = math.gcd(block_size, 128)
-    first_value_row = side // token
-    no_row = first_value_row + num_blocks * block_size
-    width = num_kv_heads * head_size
+    block_size, num_kv_heads = kv_cache.shape[2:4]
+    pages = pages_of(kv_cache)
     q_desc = TensorDescriptor(
         q, [num_rows, num_heads * head_size], [q.stride(0), 1], [64, head_size], SIDE
     )
-    cache_desc = TensorDescriptor(kv_cache, [no_row, width], [token, 1], [box, 64], SIDE)
     num_items = len(tiles) * num_heads
     paged_prefill_hopper_kernel[(min(num_items, num_programs),)](
         q_desc,
-        cache_desc,
+        pages.descriptor,
         block_tables,
         tiles,
         out,
@@ -564,13 +524,13 @@ def launch_hopper(
         sliding_window,
         out.stride(0),
         block_tables.stride(0),
-        first_value_row,
-        no_row,
+        pages.first_value_row,
+        pages.no_row,
         NUM_HEADS=num_heads,
         GROUP=num_heads // num_kv_heads,
         HEAD=head_size,
         BLOCK_SIZE=block_size,
-        BOX=box,
+        BOX=pages.box,
         SPLIT=SPLIT,
         STAGES=_STAGES,
         HAS_WINDOW=sliding_window != 0,

@@ -11,9 +11,11 @@ import triton
 
 SCRIPT = Path(__file__).with_name("compile_variants.py")
 KNOWN_SPILLS = (
-    {} if triton.__version__.startswith("3.6.") else {"paged_prefill_hopper 128 16 True False": 8}
+    {}
+    if triton.__version__.startswith("3.6.")
+    else {"paged_prefill_hopper 128 16 True False": 8, "paged_decode_hopper 128 7 fp16 48": 8}
 )
-"""Bytes that a thread keeps in memory, by kernel: one value of one kernel, but not under the Triton
+"""Bytes that a thread keeps in memory, by kernel: one value of two kernels, not under the Triton
 that launch shapes are tuned for."""
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 """What one program may have at most, by compute capability."""

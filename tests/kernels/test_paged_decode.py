@@ -1,6 +1,7 @@
 """The paged decode kernel against dense attention in float64, over a cache full of NaN."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from pagetwin.kernels.attention_tiles import SPLIT
 from pagetwin.kernels.paged_decode import (
     DecodeScratch,
     DecodeWork,
+    hopper_refusal,
+    launch_portable,
     members_per_item,
     paged_decode,
     paged_decode_op,
@@ -269,3 +272,55 @@ def test_arguments_that_cannot_work_are_refused(
     scale = change.get("scale", 0.125)
     with pytest.raises(ValueError, match=complaint):
         paged_decode(out, batch.q, batch.kv_cache, batch.block_tables, work, scratch, scale)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("head_size", "dtype", "group", "block_size"),
+    [
+        (128, torch.bfloat16, 1, 16),
+        (128, torch.bfloat16, 4, 16),
+        (128, torch.float16, 7, 48),
+        (128, torch.bfloat16, 16, 128),
+        (64, torch.bfloat16, 3, 16),
+        (64, torch.float16, 8, 32),
+    ],
+)
+def test_the_hopper_kernel_gives_the_portable_kernels_bits(
+    head_size: int,
+    dtype: torch.dtype,
+    group: int,
+    block_size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ends of blocks, tiles and splits, items of several sequences, and padding, which is 0."""
+    lengths = [1, 15, 16, 17, 127, 128, 129, 640, *range(SPLIT - 1, SPLIT + 2), 3 * SPLIT - 20]
+    shared = [SPLIT, SPLIT + 300, 2 * SPLIT + 50, SPLIT]
+    model: dict[str, Any] = {"num_heads": 2 * group, "num_kv_heads": 2}
+    model |= {"head_size": head_size, "dtype": dtype}
+    rows = [*spans(*lengths, **model), *with_shared_beginning(shared, SPLIT, **model)]
+    batch = make_batch(rows, block_size=block_size)
+    num_shared = SPLIT // block_size
+    batch.block_tables[-3:, :num_shared] = batch.block_tables[-4, :num_shared]
+    batch.seq_lens[7] = 0
+    batch = batch.to(torch.device("cuda"))
+    if reason := hopper_refusal(batch.q, batch.kv_cache):
+        pytest.skip(reason)
+    write_kv(batch.k, batch.v, batch.kv_cache, batch.slot_mapping)
+    work, scratch = work_of(batch)
+    can_share = members_per_item(group) > 1 and SPLIT % block_size == 0
+    assert (work.items[: int(work.num_items), 3].max() > 1) == can_share
+
+    def attention(function: Callable[..., None]) -> Tensor:
+        out = torch.full_like(batch.q, torch.nan)
+        function(out, batch.q, batch.kv_cache, batch.block_tables, work, scratch, 0.125)
+        assert not scratch.arrivals.any()
+        return out.cpu()
+
+    expected = attention(launch_portable)
+    assert not expected[7].any()
+    visible = [i for i in range(len(rows)) if i != 7]
+    assert_within_bound(expected[visible], [rows[i] for i in visible])
+    for num_programs in (2, 10, 264, 264):
+        monkeypatch.setattr(module, "_device_facts", lambda device, n=num_programs: (90, n))
+        assert torch.equal(attention(paged_decode), expected)

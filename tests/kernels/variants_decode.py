@@ -76,6 +76,41 @@ def paged_decode(
     )
 
 
+def paged_decode_hopper(
+    head_size: int, group: int, dtype: torch.dtype, block_size: int
+) -> Resources:
+    from pagetwin.kernels import paged_decode_hopper as module
+    from pagetwin.kernels.pages_hopper import SIDE
+
+    kind = TRITON_TYPES[dtype]
+    box = math.gcd(block_size, 128)
+    descriptor = {"cache_desc": f"tensordesc<{kind}[{box}, 64],{SIDE!r}>"}
+    pointers = dict.fromkeys(["q_ptr", "out_ptr"], f"*{kind}")
+    pointers |= dict.fromkeys(INDEX_POINTERS, "*i32")
+    pointers |= dict.fromkeys(["weighted_ptr", "stats_ptr"], "*fp32")
+    strides = dict.fromkeys(
+        ["q_stride_row", "q_stride_head", "table_stride", "first_value_row", "no_row"], "i32"
+    )
+    constants = {
+        "NUM_KV_HEADS": NUM_KV_HEADS,
+        "GROUP": group,
+        "HEAD": head_size,
+        "BLOCK_SIZE": block_size,
+        "BOX": box,
+        "SPLIT": SPLIT,
+        "STAGES": module.STAGES,
+        "ENTRIES": module.ENTRIES,
+        "PDL": True,
+    }
+    return compile_kernel(
+        module.paged_decode_hopper_kernel,
+        descriptor | pointers | strides | {"scale": "fp32"},
+        constants,
+        aligned=[*pointers, *strides],
+        capability=90,
+    )
+
+
 def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
     made = {}
     for head_size, group, dtype, all_features, block_size in (
@@ -96,5 +131,15 @@ def variants(capability: int) -> dict[str, tuple[Resources, bool]]:
             capability, head_size, group, dtype, all_features=all_features, block_size=block_size
         )
         made[name] = resources, dtype != torch.float32
+    if capability == 90:
+        for head_size, group, dtype, block_size in (
+            (128, 2, torch.bfloat16, 16),
+            (128, 4, torch.bfloat16, 16),
+            (128, 7, torch.float16, 48),
+            (128, 16, torch.bfloat16, 128),
+            (64, 3, torch.bfloat16, 32),
+        ):
+            name = f"paged_decode_hopper {head_size} {group} {TRITON_TYPES[dtype]} {block_size}"
+            made[name] = paged_decode_hopper(head_size, group, dtype, block_size), True
     made["paged_decode few"] = paged_decode(capability, 128, 2, torch.bfloat16, few=True), True
     return made

@@ -58,7 +58,8 @@ def paged_prefill(
 def paged_prefill_hopper(
     head_size: int, dtype: torch.dtype, block_size: int, *, has_window: bool, has_sinks: bool
 ) -> Resources:
-    from pagetwin.kernels.paged_prefill_hopper import SIDE, paged_prefill_hopper_kernel
+    from pagetwin.kernels.paged_prefill_hopper import paged_prefill_hopper_kernel
+    from pagetwin.kernels.pages_hopper import SIDE
 
     kind = TRITON_TYPES[dtype]
     box = min(block_size, 128)
