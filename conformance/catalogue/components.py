@@ -46,6 +46,13 @@ PROPERTIES = (
         level=Level.MEMORY,
     ),
     Property(
+        id="num.families",
+        statement="Whatever member of its families a checkpoint makes of the model (rotary angles, "
+        "windows, biases, heads, ties), its log-probabilities are those of transformers.",
+        needs=(Flag.COMPONENTS,),
+        level=Level.SCORES,
+    ),
+    Property(
         id="text.reported",
         statement="What a client is told beside text is true: each log-probability stands by its "
         "token and is told once, their sum is theirs, the prompt's stand by their positions, of "

@@ -228,7 +228,7 @@ def _oracle_error(oracle: HuggingFaceOracle, output: GreedyOutput) -> float:
 
 
 def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    with _no_progress_bar():
+    with no_progress_bar():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True
         )
@@ -237,8 +237,8 @@ def _load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """An oracle works in the background; its bars would stand between the lines of a report."""
+def no_progress_bar() -> Iterator[None]:
+    """For who works in the background: bars would stand between the lines of a report."""
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pagetwin.conformance.experiments.components import Components
 from pagetwin.conformance.experiments.ends import Ends
+from pagetwin.conformance.experiments.families import Families
 from pagetwin.conformance.experiments.faults import Faults
 from pagetwin.conformance.experiments.history_independence import HistoryIndependence
 from pagetwin.conformance.experiments.kv_memory import KVMemory
@@ -35,6 +36,7 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     RefinementExperiment,
     Components,
     PagedAttention,
+    Families,
     Numerics,
     SamplingSemantics,
     OneDistribution,

@@ -128,6 +128,12 @@ def _kv(seed: int, index: int) -> list[Violation]:
     return judge_kv(seed, index)
 
 
+def _families(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.families import judge_families
+
+    return judge_families(seed, index)
+
+
 def _transformers(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.foreign import judge_transformers
 
@@ -229,6 +235,17 @@ TRIALS = (
     Trial("answers", (), _answers),
     # A model's KV memory in a whole run, likewise.
     Trial("kv", (), _kv),
+    # Seconds for ten: for mutants of models alone.
+    Trial(
+        "families",
+        (
+            "pagetwin.engine.factory",
+            "pagetwin.engine.layers",
+            "pagetwin.engine.models",
+            "pagetwin.engine.weights",
+        ),
+        _families,
+    ),
     Trial("transformers", ("transformers.generation.continuous_batching",), _transformers),
 )
 

@@ -3,12 +3,21 @@
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from random import Random
 
 import pytest
+from transformers import PreTrainedModel
 
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.properties import Violation
-from pagetwin.conformance.trials import reports, scheduling, search, variations, work_lists
+from pagetwin.conformance.trials import (
+    families,
+    reports,
+    scheduling,
+    search,
+    variations,
+    work_lists,
+)
 from pagetwin.conformance.trials.batch import judge_batch
 from pagetwin.conformance.trials.examples import random_scenario
 from pagetwin.conformance.trials.search import Scored, search_alone
@@ -142,6 +151,21 @@ def _what_happens(records: Sequence[Record]) -> Iterator[str]:
         elif isinstance(record, ResultRecord):
             yield from ("errors" for one in record.finished if one.reason == "error")
             yield from ("forks planned ahead" for _ in record.forked)
+
+
+def test_members_of_families_answer_as_transformers_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Counter[str]()
+    random_model = families.random_model
+
+    def counted(random: Random) -> PreTrainedModel:
+        model = random_model(random)
+        drawn.update([model.config.model_type, str(model.config.rope_parameters["rope_type"])])
+        return model
+
+    monkeypatch.setattr(families, "random_model", counted)
+    assert not [one for index in range(EXAMPLES) for one in families.judge_families(7, index)]
+    kinds = ("llama", "mistral", "qwen2", "qwen3", "default", "linear", "llama3", "yarn")
+    assert min(drawn[kind] for kind in kinds) > 2, drawn
 
 
 def test_a_search_as_wide_as_the_tree_finds_the_best_sequence() -> None:
