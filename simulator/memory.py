@@ -18,10 +18,10 @@ class BlockPool:
         # P4.1: one queue, at first in id order 1..N-1. An OrderedDict is a queue whose middle
         # can be left in O(1) (P4.3).
         self.free: OrderedDict[int, None] = OrderedDict((i, None) for i in range(1, num_blocks))
-        self.holders: dict[int, int] = dict.fromkeys(range(1, num_blocks), 0)
+        self.holders = [0] * num_blocks
         self.cached: dict[bytes, int] = {}
         """By the digest of the block's key."""
-        self.key_of: dict[int, PrefixKey] = {}
+        self.key_of: list[PrefixKey | None] = [None] * num_blocks
         self.branches = Branches()
         self.num_evictions = 0
         self.num_shared = 0
@@ -35,12 +35,19 @@ class BlockPool:
 
     def take(self) -> int:
         """Takes the block at the front of the queue; the content it still offered is evicted."""
-        block_id, _ = self.free.popitem(last=False)
-        if block_id in self.key_of:
-            self._uncache(block_id)
-            self.num_evictions += 1
-        self.holders[block_id] = 1
-        return block_id
+        return self.take_blocks(1)[0]
+
+    def take_blocks(self, count: int) -> list[int]:
+        """Takes that many, one after the other."""
+        taken: list[int] = []
+        for _ in range(count):
+            block_id, _ = self.free.popitem(last=False)
+            if self.key_of[block_id] is not None:
+                self._uncache(block_id)
+                self.num_evictions += 1
+            self.holders[block_id] = 1
+            taken.append(block_id)
+        return taken
 
     def hold(self, block_id: int) -> None:
         """Adds a holder; a free block leaves the queue (P4.3)."""
@@ -106,7 +113,9 @@ class BlockPool:
         if not token_ids:
             return best_block, best_run
         for block_id in self.branches.blocks(branch_of(parent, extras, token_ids[0])):
-            rest = memoryview(self.key_of[block_id].rest).cast(TOKEN)
+            key = self.key_of[block_id]
+            assert key is not None
+            rest = memoryview(key.rest).cast(TOKEN)
             run = 1 + _common_run(rest, token_ids[1:])
             if run > best_run:  # in id order, so that ties keep the smaller id
                 best_run, best_block = run, block_id
@@ -117,27 +126,30 @@ class BlockPool:
         if self.num_free < self.num_blocks - 1:
             return False
         self.cached.clear()
-        self.key_of.clear()
+        self.key_of = [None] * self.num_blocks
         self.branches.clear()
         return True
 
     def check_invariants(self, held: Iterator[int]) -> None:
         """Recounts holders from `held` (every table entry and pin) and the cache's three maps."""
-        recount = dict.fromkeys(self.holders, 0)
+        recount = [0] * self.num_blocks
         for block_id in held:
             if block_id != NULL_BLOCK:
                 recount[block_id] += 1
         assert recount == self.holders, "holders differ from the tables and pins"
-        assert self.num_shared == sum(count > 1 for count in recount.values())
-        assert self.num_repeats == sum(max(count - 1, 0) for count in recount.values())
-        free = {block_id for block_id, count in recount.items() if count == 0}
+        assert self.num_shared == sum(count > 1 for count in recount)
+        assert self.num_repeats == sum(max(count - 1, 0) for count in recount)
+        free = {block_id for block_id in range(1, self.num_blocks) if recount[block_id] == 0}
         assert free == set(self.free), "the free queue is not the blocks that nobody holds"
-        digests = {block: key.digest for block, key in self.key_of.items()}
+        keys = {block: key for block, key in enumerate(self.key_of) if key is not None}
+        digests = {block: key.digest for block, key in keys.items()}
         assert {block: digest for digest, block in self.cached.items()} == digests
-        self.branches.check_invariants((key.branch, block) for block, key in self.key_of.items())
+        self.branches.check_invariants((key.branch, block) for block, key in keys.items())
 
     def _uncache(self, block_id: int) -> None:
-        key = self.key_of.pop(block_id)
+        key = self.key_of[block_id]
+        assert key is not None
+        self.key_of[block_id] = None
         del self.cached[key.digest]
         self.branches.remove(key.branch, block_id)
 

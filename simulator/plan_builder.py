@@ -81,7 +81,7 @@ class PlanBuilder:
 
     def append_blocks(self, seq: TwinSequence, num_tokens: int) -> list[int]:
         """Takes those blocks; the caller has made sure that they are free."""
-        new = [self.state.pool.take() for _ in range(self.num_appended(seq, num_tokens))]
+        new = self.state.pool.take_blocks(self.num_appended(seq, num_tokens))
         seq.table.extend(new)
         return new
 

@@ -20,7 +20,8 @@ def plan_step(state: State, step: int) -> Flight | None:
     builder = PlanBuilder(state)
     if state.flights and not _can_run_ahead(builder):
         return None
-    preempt_due(builder)
+    if state.due_preemptions:
+        preempt_due(builder)
     _visit_running(builder)
     if not builder.preempted:  # P2.3
         admit(builder)

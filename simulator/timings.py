@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pagetwin.engine.request import Request, sequence_id
-from pagetwin.engine.step import Counters, FinishReason, StepPlan, StepResult, StepUpdate
+from pagetwin.engine.step import (
+    Counters,
+    FinishedSequence,
+    FinishReason,
+    StepPlan,
+    StepResult,
+    StepUpdate,
+)
 from pagetwin.simulator.clock import TICKS_PER_S, to_seconds, to_ticks
 from pagetwin.simulator.token_gaps import TokenGaps
 
@@ -218,11 +225,16 @@ class Timekeeper:
             for seq_id in result.sampled:
                 if seq_id in self._num_tokens:
                     self.gaps.token(seq_id, now)
-        for ending in update.finished:
+        if update.finished:
+            self._end_sequences(update.finished, now)
+
+    def _end_sequences(self, finished: Sequence[FinishedSequence], now: int) -> None:
+        """Those are over, and so are the requests that have no other left."""
+        for ending in finished:
             watch = self._live[_request_id(ending.seq_id)]
             watch.endings[ending.seq_id] = ending.reason
             self._forget(watch, ending.seq_id)
-        for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in update.finished):
+        for request_id in dict.fromkeys(_request_id(ending.seq_id) for ending in finished):
             if self._live[request_id].is_over:
                 self._end_request(self._live.pop(request_id), now)
 

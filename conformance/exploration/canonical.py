@@ -165,8 +165,8 @@ class _TwinView:
             queues,
             flights,
             free,
-            tuple(pool.holders.get(block) for block in names),
-            tuple(pool.key_of.get(block) for block in names),
+            tuple(pool.holders[block] for block in names),
+            tuple(pool.key_of[block] for block in names),
             order,
             self._host(state.host.free),
             tuple(state.host.holders[i] for i in self._host._names),
@@ -179,8 +179,9 @@ class _TwinView:
 
     def _sibling_order(self) -> Hashable:
         by_branch: dict[bytes, list[int]] = {}
-        for block_id, key in sorted(self._state.pool.key_of.items()):
-            by_branch.setdefault(key.branch, []).append(block_id)
+        for block_id, key in enumerate(self._state.pool.key_of):
+            if key is not None:
+                by_branch.setdefault(key.branch, []).append(block_id)
         return tuple(sorted(self._device(group) for group in by_branch.values() if len(group) > 1))
 
     def _sequence(self, seq: TwinSequence) -> Hashable:

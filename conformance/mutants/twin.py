@@ -45,7 +45,7 @@ TWIN = (
         "evicts-newest",
         "The twin takes the newest free block.",
         "any allocation",
-        Edit(f"{POOL}.take", "popitem(last=False)", "popitem(last=True)"),
+        Edit(f"{POOL}.take_blocks", "popitem(last=False)", "popitem(last=True)"),
     ),
     _mutant(
         "frees-first-to-last",
@@ -59,9 +59,9 @@ TWIN = (
         "The twin still hits blocks that were taken for other content.",
         "evict, reuse, and submit the first prompt again",
         Edit(
-            f"{POOL}.take",
-            "        self._uncache(block_id)\n        self.num_evictions += 1\n",
-            "        self.num_evictions += 1\n",
+            f"{POOL}.take_blocks",
+            "            self._uncache(block_id)\n            self.num_evictions += 1\n",
+            "            self.num_evictions += 1\n",
         ),
         bug="C12",
     ),
