@@ -1,4 +1,4 @@
-"""Decides how long an output may get: docs/policy.md P5.1a."""
+"""Decides how long an output may get (docs/policy.md P5.1a), and what a length needs."""
 
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
 from pagetwin.engine.request import Request
@@ -20,3 +20,8 @@ def pool_output(request: Request, cache: CacheConfig, scheduler: SchedulerConfig
     """Output tokens at which the pool ends it: the first that, with the lookahead, do not fit."""
     usable_tokens = (cache.num_blocks - 1) * cache.block_size
     return usable_tokens - scheduler.num_lookahead_slots + 1 - len(request.prompt_token_ids)
+
+
+def blocks_for(num_tokens: int, cache: CacheConfig, scheduler: SchedulerConfig) -> int:
+    """Blocks that `num_tokens` and the lookahead slots need (P2.2)."""
+    return -(-(num_tokens + scheduler.num_lookahead_slots) // cache.block_size)

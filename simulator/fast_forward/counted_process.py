@@ -163,7 +163,7 @@ class CountedProcess(FastForwardProcess):
         self.scheduler = self._replica
         hand_over_times(counted, self.times)
         if self.times.gaps is not None:
-            for _, _, seq in counted.decoding:
+            for seq in counted.batch.rows:
                 self.times.gaps.token(sequence_id(seq.request.request_id, 0), counted.now)
         if counted.now < self._now and self._begin_step(counted.now):
             self._step_end = counted.now + self._duration

@@ -1,6 +1,4 @@
-"""Decides nothing: what is remembered of a request that is counted, and of a step that prefills."""
-
-import msgspec
+"""Decides nothing: what is remembered of a request that is counted."""
 
 from pagetwin.engine.request import Request
 from pagetwin.simulator.fast_forward.counted_pool import Opening
@@ -60,20 +58,3 @@ class CountedSequence:
         if not self.ends_at:
             return self.num_computed_tokens
         return self.num_prompt_tokens + self.num_outputs(num_steps) - 1
-
-
-class Admission(msgspec.Struct, gc=False):
-    """A sequence that joins in a step."""
-
-    seq: CountedSequence
-    num_tokens: int
-    num_blocks: int
-
-
-class MixedStep(msgspec.Struct, gc=False):
-    """A step that prefills, beside decoding."""
-
-    num_chunk_tokens: int
-    """Of the sequence that prefills already."""
-    num_chunk_blocks: int
-    admitted: list[Admission]

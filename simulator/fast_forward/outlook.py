@@ -1,8 +1,7 @@
-"""Decides what a counted replica is about to do, and how busy it is in mid-step; alters nothing."""
+"""Decides what a counted replica is about to do, and how busy it is in mid-step; does nothing."""
 
 from pagetwin.simulator.fast_forward.counted import CountedReplica
 from pagetwin.simulator.replica_interface import ReplicaLoad
-from pagetwin.simulator.step_clock import alone_ticks
 
 
 def next_change(counted: CountedReplica) -> int | None:
@@ -15,17 +14,15 @@ def next_change(counted: CountedReplica) -> int | None:
         step = counted.plan_mixed()
         if step is None:
             return counted.now
-        if step.num_chunk_tokens > 0 or step.admitted or not counted.decoding:
-            counted.may_admit = True
-            return counted.now + alone_ticks(counted.cost_model, counted.composition(step))
-    if not counted.decoding:
+        if step.prefills or not counted.batch.heap:
+            return counted.now + counted.mixed_ticks(step)
+        counted.may_admit = False
+    batch = counted.batch
+    if not batch.heap:
         return None
     num_steps, _ = counted.decode_steps(None, None)
-    num_steps = counted.steps_without_shortage(num_steps)
-    base, slope, _ = counted.line
-    grown = len(counted.decoding) * (num_steps * (num_steps - 1) // 2)
-    context = num_steps * counted.num_context_tokens + grown
-    return counted.now + num_steps * base + slope * context
+    num_steps = batch.steps_without_shortage(num_steps, counted.pool.num_free())
+    return counted.now + batch.duration(num_steps)
 
 
 def load_at(counted: CountedReplica, now: int) -> ReplicaLoad:
@@ -38,10 +35,8 @@ def load_at(counted: CountedReplica, now: int) -> ReplicaLoad:
     if counted.now < now and num_running + len(counted.waiting) > 0:
         step = None
         if counted.is_about_to_prefill():
-            may_admit = counted.may_admit
             step = counted.plan_mixed()
-            counted.may_admit = may_admit
-        num_free -= len(counted.takers[counted.num_steps % counted.block_size])
+        num_free -= counted.batch.num_takers()
         if step is not None:
             num_free -= step.num_chunk_blocks
             for admission in step.admitted:
