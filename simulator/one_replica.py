@@ -15,7 +15,8 @@ from pagetwin.simulator.fast_forward.run import CountedRun
 from pagetwin.simulator.occasions import feed, occasions
 from pagetwin.simulator.process import ReplicaProcess
 from pagetwin.simulator.replica import Replica
-from pagetwin.simulator.timings import Finished, SimulationResult
+from pagetwin.simulator.timekeeper import Finished
+from pagetwin.simulator.timings import SimulationResult
 from pagetwin.simulator.token_source import ScriptedTokens
 
 

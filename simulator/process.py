@@ -33,7 +33,8 @@ from pagetwin.simulator.clock import to_seconds
 from pagetwin.simulator.cost_model import CostModel, composition
 from pagetwin.simulator.replica_interface import ReplicaLoad
 from pagetwin.simulator.step_clock import StepClock
-from pagetwin.simulator.timings import Finished, FirstToken, SimulationResult, Timekeeper
+from pagetwin.simulator.timekeeper import Finished, FirstToken, Timekeeper
+from pagetwin.simulator.timings import SimulationResult
 
 Events = Generator[simpy.Event, None, None]
 

@@ -21,7 +21,8 @@ from pagetwin.simulator.fast_forward.outlook import load_at, next_change
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.replica_interface import ReplicaLoad
-from pagetwin.simulator.timings import Finished, FirstToken, SimulationResult
+from pagetwin.simulator.timekeeper import Finished, FirstToken
+from pagetwin.simulator.timings import SimulationResult
 from pagetwin.simulator.token_source import ScriptedTokens
 
 Events = Generator[simpy.Event, None, None]

@@ -10,7 +10,7 @@ from pagetwin.simulator.memory import BlockPool
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.sequence import TwinGroup, TwinSequence, prefix_keys
 from pagetwin.simulator.state import State
-from pagetwin.simulator.timings import Timekeeper, Watch
+from pagetwin.simulator.timekeeper import Timekeeper, Watch
 from pagetwin.simulator.token_source import ScriptedTokens
 
 

@@ -26,7 +26,7 @@ from pagetwin.simulator.fast_forward.stretch import Stretch, find_stretch
 from pagetwin.simulator.process import ReplicaProcess
 from pagetwin.simulator.replica import Replica
 from pagetwin.simulator.replica_interface import ReplicaLoad
-from pagetwin.simulator.timings import Finished, FirstToken
+from pagetwin.simulator.timekeeper import Finished, FirstToken
 from pagetwin.simulator.token_source import ScriptedTokens
 
 Events = Generator[simpy.Event, None, None]

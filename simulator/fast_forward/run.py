@@ -14,7 +14,8 @@ from pagetwin.simulator.fast_forward.ending import Ending
 from pagetwin.simulator.fast_forward.handover import hand_over, hand_over_times
 from pagetwin.simulator.fast_forward.process import FastForwardProcess
 from pagetwin.simulator.occasions import Occasion, bring, feed
-from pagetwin.simulator.timings import Finished, SimulationResult, Timekeeper
+from pagetwin.simulator.timekeeper import Finished, Timekeeper
+from pagetwin.simulator.timings import SimulationResult
 from pagetwin.simulator.token_source import ScriptedTokens
 
 

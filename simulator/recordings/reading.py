@@ -12,7 +12,9 @@ from pagetwin.engine.trace import (
     opened_history,
     read_history,
 )
-from pagetwin.simulator.recordings.compact import SUFFIX, compacted, expanded, read_compact
+from pagetwin.simulator.recordings.compact import SUFFIX, read_compact
+from pagetwin.simulator.recordings.compacting import compacted
+from pagetwin.simulator.recordings.expanding import expanded
 from pagetwin.simulator.recordings.renaming import may_be_renamed
 
 

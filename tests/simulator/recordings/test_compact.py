@@ -32,7 +32,9 @@ from pagetwin.engine.trace import (
     read_history,
 )
 from pagetwin.simulator.recordings.columns import packed, packed_times, unpacked, unpacked_times
-from pagetwin.simulator.recordings.compact import compacted, expanded, read_compact
+from pagetwin.simulator.recordings.compact import read_compact
+from pagetwin.simulator.recordings.compacting import compacted
+from pagetwin.simulator.recordings.expanding import expanded
 from pagetwin.simulator.recordings.reading import compact_file, identity, read_records
 from pagetwin.simulator.recordings.renaming import PrefixNames
 from pagetwin.simulator.replica import Replica
