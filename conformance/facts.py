@@ -97,7 +97,7 @@ class Victim:
     mode: str
     state_before: State
     due: str
-    """Whom docs/policy.md P3.1 and P3.1a name at that moment."""
+    """Whom docs/policy.md P3.1 and P3.1a name at that moment; P3.5, if it names anybody."""
     has_row: bool
     """The executor holds a row of that name."""
     saved: tuple[tuple[int, int], ...] = ()
@@ -126,6 +126,8 @@ class PlanFacts:
     in_flight: tuple[int, ...]
     """Steps that were in flight when it was made."""
     victims: tuple[Victim, ...]
+    forced: tuple[str, ...]
+    """Whom forced preemptions name, in order (docs/policy.md P3.5)."""
     entries: tuple[Entry, ...]
 
 

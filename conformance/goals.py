@@ -9,6 +9,7 @@ from pagetwin.conformance.waiting_line import overtakings
 from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -29,6 +30,10 @@ GOALS = (
     "beam searches over",
     "recompute preemptions",
     "swap preemptions",
+    "forced recompute preemptions",
+    "forced swap preemptions",
+    "forced preemptions asked for in flight",
+    "forced preemptions of what does not run",
     "returns after recompute",
     "hits of a returning sequence's own blocks",
     "swap-ins",
@@ -71,8 +76,12 @@ def count_goals(records: Sequence[Record]) -> Counter[str]:
         for record, ledger, facts in walk(records):
             if isinstance(record, AbortRecord):
                 counts[f"aborts {phases.of(record)}"] += 1
-                if record.found and phases.in_flight(record):
+                if record.found and phases.in_flight(record.request_id):
                     counts["aborts while in flight"] += 1
+            elif isinstance(record, PreemptRecord):
+                in_flight = record.found and phases.in_flight(record.request_id)
+                counts["forced preemptions asked for in flight"] += in_flight
+                counts["forced preemptions of what does not run"] += not record.found
             elif isinstance(record, ResetRecord):
                 counts["resets done" if record.done else "resets refused"] += 1
             elif isinstance(facts, PlanFacts):
@@ -95,8 +104,8 @@ class _Phases:
     def of(self, record: AbortRecord) -> str:
         return self._phase.get(record.request_id, "of nothing") if record.found else "of nothing"
 
-    def in_flight(self, record: AbortRecord) -> bool:
-        return record.request_id in self._in_flight
+    def in_flight(self, request_id: str) -> bool:
+        return request_id in self._in_flight
 
     def remember(self, ledger: Ledger) -> None:
         self._phase.clear()
@@ -119,8 +128,9 @@ def _count_plan(facts: PlanFacts, ledger: Ledger, counts: Counter[str]) -> None:
     counts["blocks with three holders"] += max(ledger.holdings.device.values(), default=0) >= 3
     if ledger.scheduler.wait_for_prefix:
         counts["requests passed over"] += sum(len(one.left) for one in overtakings(facts, ledger))
-    for victim in facts.victims:
+    for place, victim in enumerate(facts.victims):
         counts[f"{victim.mode} preemptions"] += 1
+        counts[f"forced {victim.mode} preemptions"] += place < len(facts.forced)
         sequence = victim.sequence
         if len(sequence.tokens) == sequence.request.num_prompt_tokens:
             counts["preemptions before the first token"] += 1

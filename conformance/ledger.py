@@ -27,6 +27,7 @@ from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
     PlanRecord,
+    PreemptRecord,
     Record,
     ResultRecord,
     SubmitRecord,
@@ -71,6 +72,8 @@ class Ledger:
         self.rows: set[str] = set()
         """Sequences that the executor holds a row for."""
         self.totals: Counter[str] = Counter()
+        self.to_preempt: set[str] = set()
+        """Requests for which a forced preemption is due (docs/policy.md P3.5)."""
         self.step = -1
         self._leaving: dict[int, list[LedgerSequence]] = {}
 
@@ -94,6 +97,8 @@ class Ledger:
             self._submit(record.request)
         elif isinstance(record, AbortRecord):
             self._abort(record)
+        elif isinstance(record, PreemptRecord):
+            self._force(record)
         elif isinstance(record, PlanRecord):
             self.step = record.plan.step
             return self._plan(record.plan)
@@ -125,22 +130,44 @@ class Ledger:
         for sequence in mine:
             self._end(sequence)
 
+    def _force(self, record: PreemptRecord) -> None:
+        runs = any(one.state == "running" for one in self.samples_of(record.request_id))
+        if runs != record.found:
+            raise self.broken(
+                "a forced preemption found a request that does not run, or missed one that does",
+                request=record.request_id,
+                found=record.found,
+            )
+        self.to_preempt.update([record.request_id] if runs else [])
+
     def _plan(self, plan: StepPlan) -> PlanFacts:
         in_flight = tuple(self.steps_in_flight)
+        forced = tuple(
+            seq_id
+            for seq_id in reversed(self.running)
+            if self.sequences[seq_id].request.request_id in self.to_preempt
+        )
+        self.to_preempt.clear()
         held_before = Counter(self.holdings.device)
         saved: dict[int, int] = {}
-        victims = tuple(self._preempt(plan, one, saved) for one in plan.preempted)
+        named = [*forced, *[""] * len(plan.preempted)]
+        victims = tuple(
+            self._preempt(plan, one, by_force, saved)
+            for one, by_force in zip(plan.preempted, named, strict=False)
+        )
         self.rows.difference_update(plan.dropped)
         self.rows.update(intro.seq_id for intro in plan.introduced)
         entries = tuple(self._schedule(plan, one, held_before) for one in plan.scheduled)
         rows = [Row(entry.scheduled, entry.sequence, entry.change.table) for entry in entries]
         self.steps_in_flight[plan.step] = (plan, rows)
-        return PlanFacts(plan, in_flight, victims, entries)
+        return PlanFacts(plan, in_flight, victims, forced, entries)
 
-    def _preempt(self, plan: StepPlan, preempted: Preemption, saved: dict[int, int]) -> Victim:
+    def _preempt(
+        self, plan: StepPlan, preempted: Preemption, by_force: str, saved: dict[int, int]
+    ) -> Victim:
         sequence = self._live(preempted.seq_id)
         before = sequence.state
-        due = self._due_victim()
+        due = by_force or self._due_victim()
         has_row = sequence.seq_id in self.rows
         pairs: tuple[tuple[int, int], ...] = ()
         if preempted.mode == "swap":
@@ -314,6 +341,9 @@ class Ledger:
         """Takes the sequence off the books; its blocks stay until its steps have returned."""
         del self.sequences[sequence.seq_id]
         self.ended[sequence.seq_id] = sequence
+        request_id = sequence.request.request_id
+        if request_id in self.to_preempt and not self.samples_of(request_id):
+            self.to_preempt.remove(request_id)
         if sequence.seq_id in self.running:
             self.running.remove(sequence.seq_id)
         self.holdings.drop_host(sequence)

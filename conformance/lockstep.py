@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from pagetwin.conformance.comparison import Comparison, DifferenceFound, LockstepReport
-from pagetwin.conformance.scenario import AbortEvent, AnyEvent, ResultEvent, Scenario, SubmitEvent
+from pagetwin.conformance.scenario import (
+    AbortEvent,
+    AnyEvent,
+    PreemptEvent,
+    ResultEvent,
+    Scenario,
+    SubmitEvent,
+)
 from pagetwin.engine.errors import RequestError
 from pagetwin.engine.request import Request
 from pagetwin.engine.step import (
@@ -24,6 +31,7 @@ from pagetwin.engine.trace import (
     HeaderRecord,
     HistoryWriter,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -133,6 +141,14 @@ class _LiveRun:
             self._history.write(
                 AbortRecord(request_id=event.request_id, found=found, counters=counters)
             )
+        elif isinstance(event, PreemptEvent):
+            what = f"preempt {event.request_id}"
+            found = self._left.preempt_request(event.request_id)
+            self.comparison.equal(what, found, self._right.preempt_request(event.request_id))
+            counters = self._counters(what)
+            self._history.write(
+                PreemptRecord(request_id=event.request_id, found=found, counters=counters)
+            )
         elif isinstance(event, ResultEvent):
             if self._in_flight:
                 self._update(*self._in_flight.pop(0))
@@ -192,6 +208,10 @@ class _Replay:
             found = self._twin.abort_request(record.request_id)
             self._comparison.equal(f"abort {record.request_id}", record.found, found)
             self._counters(f"abort {record.request_id}", record.counters)
+        elif isinstance(record, PreemptRecord):
+            found = self._twin.preempt_request(record.request_id)
+            self._comparison.equal(f"preempt {record.request_id}", record.found, found)
+            self._counters(f"preempt {record.request_id}", record.counters)
         elif isinstance(record, ResetRecord):
             self._comparison.equal("reset", record.done, self._twin.reset_prefix_cache())
             self._counters("reset", record.counters)

@@ -58,6 +58,13 @@ class AbortEvent(Event, frozen=True, kw_only=True, tag="abort"):
     """May name an unknown or finished request: then nothing happens."""
 
 
+class PreemptEvent(Event, frozen=True, kw_only=True, tag="preempt"):
+    """A forced preemption (docs/policy.md P3.5)."""
+
+    request_id: str
+    """May name a request that does not run: then nothing happens."""
+
+
 class ResetEvent(Event, frozen=True, kw_only=True, tag="reset"):
     pass
 
@@ -67,7 +74,7 @@ class ResultEvent(Event, frozen=True, kw_only=True, tag="result"):
     ends."""
 
 
-AnyEvent = SubmitEvent | AbortEvent | ResetEvent | ResultEvent
+AnyEvent = SubmitEvent | AbortEvent | PreemptEvent | ResetEvent | ResultEvent
 
 
 class ScriptedOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,10 +146,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Rounds within which everything must have finished (docs/policy.md P2.6).
 
         The first sequence in order is never preempted for another, so each sequence needs at
-        most M steps of prefill and M of decode while it is first. The factor 4 leaves room for
-        results that arrive a round late.
+        most M steps of prefill and M of decode while it is first; one that is forced to start again
+        needs them again. The factor 4 leaves room for results that arrive a round late.
         """
-        sequences = sum(entry.request.num_samples for entry in self.requests)
+        samples = {entry.request.request_id: entry.request.num_samples for entry in self.requests}
+        restarts = (
+            samples.get(one.request_id, 0) for one in self.events if isinstance(one, PreemptEvent)
+        )
+        sequences = sum(samples.values()) + sum(restarts)
         return self.last_round + 4 * self.scheduler.max_model_len * max(1, sequences) + 16
 
     def _expand(self) -> Iterator[Request]:

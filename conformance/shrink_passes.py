@@ -8,6 +8,7 @@ import msgspec
 from pagetwin.conformance.scenario import (
     AbortEvent,
     AnyEvent,
+    PreemptEvent,
     Scenario,
     ScenarioRequest,
     SubmitEvent,
@@ -19,6 +20,8 @@ Item = TypeVar("Item")
 
 Pass = Callable[[Scenario], Iterator[Scenario]]
 
+_NAMING = (SubmitEvent, AbortEvent, PreemptEvent)
+"""Events that name a request."""
 _replace = msgspec.structs.replace
 
 
@@ -55,7 +58,7 @@ def fewer_requests(scenario: Scenario) -> Iterator[Scenario]:
         events = tuple(
             event
             for event in scenario.events
-            if not isinstance(event, SubmitEvent | AbortEvent) or event.request_id in names
+            if not isinstance(event, _NAMING) or event.request_id in names
         )
         outputs = tuple(o for o in scenario.outputs if o.seq_id.rpartition("/")[0] in names)
         failing = tuple(name for name in scenario.failing_requests if name in names)
@@ -69,7 +72,7 @@ def fewer_requests(scenario: Scenario) -> Iterator[Scenario]:
 
 
 def fewer_events(scenario: Scenario) -> Iterator[Scenario]:
-    """Drops aborts, resets, early results and made failures."""
+    """Drops aborts, forced preemptions, resets, early results and made failures."""
     places = [i for i, e in enumerate(scenario.events) if not isinstance(e, SubmitEvent)]
     for kept in without_some(places):
         dropped = set(places) - set(kept)
@@ -270,7 +273,7 @@ def shorter_names(scenario: Scenario) -> Iterator[Scenario]:
     names = {old: chr(ord("a") + place) for place, old in enumerate(ids)}
 
     def renamed(event: AnyEvent) -> AnyEvent:
-        if isinstance(event, SubmitEvent | AbortEvent) and event.request_id in names:
+        if isinstance(event, _NAMING) and event.request_id in names:
             return _replace(event, request_id=names[event.request_id])
         return event
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pagetwin.conformance.scenario import (
     AbortEvent,
     AnyEvent,
+    PreemptEvent,
     ResetEvent,
     Scenario,
     ScenarioRequest,
@@ -203,8 +204,9 @@ def events(
     last_round: int = LAST_ROUND,
 ) -> tuple[AnyEvent, ...]:
     """Each request is submitted in one of the first rounds, several often in the same one; some
-    are aborted in any phase, before or after they live, or twice; the cache is reset now and
-    then, mostly in vain. Shrinks to all submissions in round 0 and nothing else."""
+    are aborted in any phase, before or after they live, or twice; the cache is reset now and then,
+    mostly in vain; some are forced to be preempted, soon after they came. Shrinks to all
+    submissions in round 0 and nothing else."""
     made: list[AnyEvent] = []
     at = 0
     for request_id in request_ids:
@@ -223,6 +225,17 @@ def events(
             again = next(e for e in made if isinstance(e, SubmitEvent))
             made.remove(again)
             made.append(SubmitEvent(round=late + 1, request_id=again.request_id))
+    if _often(draw, 1, 4):
+        submitted = [(e.request_id, e.round) for e in made if isinstance(e, SubmitEvent)]
+        for request_id, came in [*submitted, ("unknown", 0)]:
+            if _often(draw, 1, 2):
+                for _ in range(draw(st.integers(1, 2))):
+                    late = came + draw(st.integers(1, LAST_ROUND // 2))
+                    forced = _moment(draw, PreemptEvent, late, request_id=request_id)
+                    made.append(forced)
+                    if _often(draw, 1, 6):
+                        now = forced.in_flight
+                        made.append(AbortEvent(round=late, in_flight=now, request_id=request_id))
     return tuple(made)
 
 

@@ -8,6 +8,7 @@ from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -59,6 +60,9 @@ def _lines(record: Record) -> Iterator[str]:
             yield f"refuse {record.request.request_id}: {record.error}"
         case AbortRecord():
             yield f"abort {record.request_id}" + ("" if record.found else ": it does not live")
+        case PreemptRecord():
+            found = "" if record.found else ": nothing of it runs"
+            yield f"force {record.request_id} to be preempted{found}"
         case ResetRecord():
             yield "reset the prefix cache" + ("" if record.done else ": refused, blocks are held")
         case PlanRecord():

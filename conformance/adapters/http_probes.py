@@ -21,6 +21,7 @@ _CLIENT_SIDE = {
     Flag.PROMPT_LOGPROBS: no("the adapter does not ask for them"),
     Flag.SCORE: no("the adapter does not ask for prompt log-probabilities"),
     Flag.RESET_CACHE: no("the protocol has no call for it"),
+    Flag.FORCE_PREEMPT: no("the protocol has no call for it"),
     Flag.STEP_TRACE: no("a server's steps cannot be seen over HTTP"),
     Flag.BLOCK_TABLES: no("a server's block tables cannot be seen over HTTP"),
     Flag.COUNTERS: no("a server's books cannot be seen over HTTP"),

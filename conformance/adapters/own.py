@@ -72,9 +72,6 @@ _OTHERS: dict[Flag, Support] = {
     Flag.RAW_LOGITS: no("logits stay inside; log-probabilities come out"),
     Flag.SUPPORT_MASK: no("the sampler does not hand out its masks"),
     Flag.KV_EVENTS: no("its records say which blocks are cached"),
-    Flag.FORCE_PREEMPT: no(
-        "preemptions come from the policy alone; fault.allocation makes memory short"
-    ),
     Flag.VIRTUAL_CLOCK: no("it computes in real time"),
 }
 

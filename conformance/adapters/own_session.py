@@ -40,7 +40,7 @@ class _Progress(NamedTuple):
 
 
 class OwnSession:
-    """A SteppingSession and a ScoringSession over LLMEngine."""
+    """A SteppingSession, a PreemptingSession and a ScoringSession over LLMEngine."""
 
     def __init__(self, info: EngineInfo, engine: LLMEngine, history: HistoryWriter) -> None:
         self.engine = engine
@@ -73,6 +73,9 @@ class OwnSession:
         if self._live.pop(request_id, None) is not None:
             self._observed.append(Cancelled(request_id=request_id))
         self.engine.abort_request(request_id)
+
+    def force_preempt(self, request_id: str) -> bool:
+        return self.engine.core.preempt_request(request_id)
 
     def reset_prefix_cache(self) -> bool:
         return self.engine.reset_prefix_cache()

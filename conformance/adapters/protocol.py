@@ -254,5 +254,6 @@ class PreemptingSession(Session, Protocol):
     """Flag.FORCE_PREEMPT."""
 
     def force_preempt(self, request_id: str) -> bool:
-        """Preempts a running request before the next step; False if it does not run."""
+        """Has the next plan preempt a request, as docs/policy.md P3.5 says for engines that follow
+        it; False, and nothing happens, if it does not run."""
         ...

@@ -16,6 +16,7 @@ from pagetwin.engine.trace import (
     HeaderRecord,
     HistoryWriter,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -25,7 +26,8 @@ from pagetwin.engine.trace import (
 
 
 class SchedulerSession:
-    """Drives a scheduler and an executor, and writes down what happens; a SteppingSession."""
+    """Drives a scheduler and an executor, and writes down what happens; a SteppingSession and a
+    PreemptingSession."""
 
     def __init__(
         self,
@@ -58,6 +60,12 @@ class SchedulerSession:
         found = self.scheduler.abort_request(request_id)
         counters = self.scheduler.counters()
         self._history.write(AbortRecord(request_id=request_id, found=found, counters=counters))
+
+    def force_preempt(self, request_id: str) -> bool:
+        found = self.scheduler.preempt_request(request_id)
+        counters = self.scheduler.counters()
+        self._history.write(PreemptRecord(request_id=request_id, found=found, counters=counters))
+        return found
 
     def reset_prefix_cache(self) -> bool:
         done = self.scheduler.reset_prefix_cache()

@@ -60,6 +60,7 @@ OTHERS: dict[Flag, Support] = {
     Flag.SCORE: no("it returns the chosen token's log-probability only"),
     Flag.COUNTERS: no("of the books, only free blocks are kept"),
     Flag.POLICY: no("it follows a policy of its own"),
+    Flag.FORCE_PREEMPT: no("its scheduler has no call for it; a small pool makes it preempt"),
     Flag.RESET_CACHE: no("there is no call for it while the engine lives"),
 }
 

@@ -69,6 +69,7 @@ OTHERS: dict[Flag, Support] = {
     Flag.PRIORITY: no("the adapter runs vLLM's fcfs policy"),
     Flag.COUNTERS: no("of the books, only free blocks are kept"),
     Flag.POLICY: no("it follows a policy of its own"),
+    Flag.FORCE_PREEMPT: no("its scheduler has no call for it; a small pool makes it preempt"),
     Flag.FORCE_TOKENS: no("trace_decode_token_ids is refused by the CPU build"),
 }
 CAPABILITIES = Capabilities.of(FLAGS, OTHERS)

@@ -80,6 +80,17 @@ PROPERTIES = (
         needs=(*_NEEDS, Flag.CANCEL),
     ),
     _row(
+        "preempt.parity",
+        "A request that is forced to be preempted, before any step or while it is in flight, by "
+        "recompute or by swap, answers as without that, bit by bit where that is promised; "
+        f"{_UNNOTICED}",
+        STRUCK,
+        "forced recompute preemptions",
+        "forced swap preemptions",
+        "forced preemptions asked for in flight",
+        needs=(*_NEEDS, Flag.FORCE_PREEMPT),
+    ),
+    _row(
         "fault.duplicated-result",
         f"A result that is handed in a second time is refused; {_DECIDES_NOTHING}",
         STRUCK,

@@ -122,6 +122,15 @@ PROPERTIES = (
         "plans with a step in flight",
     ),
     _row(
+        "preempt.forced",
+        "A forced preemption takes all that runs of the request, first of all in the next plan; "
+        "with a step in flight no plan is made before that.",
+        "forced recompute preemptions",
+        "forced swap preemptions",
+        "forced preemptions asked for in flight",
+        needs=(*_RECORDS, Flag.FORCE_PREEMPT),
+    ),
+    _row(
         "sched.budget",
         "A step, and each share of it, is what budget and limits give.",
         "chunks that end before the prompt",

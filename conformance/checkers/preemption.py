@@ -10,12 +10,14 @@ from pagetwin.engine.trace import Record
 
 
 def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Violation]:
-    """Judges preempt.clean, preempt.resume-complete, preempt.victim, preempt.justified and
-    swap.round-trip (which blocks move; what they hold: checkers/copy_on_write.py)."""
+    """Judges preempt.clean, preempt.resume-complete, preempt.victim, preempt.justified,
+    preempt.forced and swap.round-trip (which blocks move; what they hold:
+    checkers/copy_on_write.py)."""
     if not isinstance(facts, PlanFacts):
         return
     yield from _victims(facts, ledger)
     yield from _when(facts)
+    yield from _forced(facts)
     yield from _swaps(facts)
     for entry in facts.entries:
         if entry.introduced_tokens is not None:
@@ -24,7 +26,7 @@ def check_record(record: Record, ledger: Ledger, facts: Facts) -> Iterator[Viola
 
 def _victims(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
     scheduled = {entry.scheduled.seq_id for entry in facts.entries}
-    for victim in facts.victims:
+    for place, victim in enumerate(facts.victims):
         seq_id = victim.sequence.seq_id
         if victim.state_before != "running" or seq_id in scheduled:
             yield violation(
@@ -42,7 +44,8 @@ def _victims(facts: PlanFacts, ledger: Ledger) -> Iterator[Violation]:
                 seq_id=seq_id,
             )
         known_order = ledger.scheduler.policy in ("fcfs", "priority")
-        if known_order and victim.due != seq_id:
+        by_policy = place >= len(facts.forced)
+        if known_order and by_policy and victim.due != seq_id:
             yield violation(
                 "preempt.victim",
                 ledger.step,
@@ -66,6 +69,26 @@ def _when(facts: PlanFacts) -> Iterator[Violation]:
     if facts.victims and admitted:
         yield violation(
             "preempt.justified", facts.plan.step, "a step preempts and admits", admitted=admitted
+        )
+
+
+def _forced(facts: PlanFacts) -> Iterator[Violation]:
+    """Those that were asked for come first, all of them, and before a step is in flight."""
+    first = tuple(victim.sequence.seq_id for victim in facts.victims[: len(facts.forced)])
+    if first != facts.forced:
+        yield violation(
+            "preempt.forced",
+            facts.plan.step,
+            "a plan does not begin with the forced preemptions that are due",
+            preempted=first,
+            due=facts.forced,
+        )
+    if facts.forced and facts.in_flight:
+        yield violation(
+            "preempt.forced",
+            facts.plan.step,
+            "a plan was made with a step in flight while a forced preemption was due",
+            in_flight=facts.in_flight,
         )
 
 

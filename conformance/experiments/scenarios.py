@@ -24,7 +24,7 @@ from pagetwin.conformance.goals import count_goals
 from pagetwin.conformance.history import header
 from pagetwin.conformance.lockstep import replay_history
 from pagetwin.conformance.properties import CATALOGUE, Violation, violation
-from pagetwin.conformance.scenario import Scenario
+from pagetwin.conformance.scenario import PreemptEvent, Scenario
 from pagetwin.conformance.strategies import scenarios
 from pagetwin.conformance.suite.driving import NeverEnds, play, session_config
 from pagetwin.conformance.suite.evidence import Evidence
@@ -78,9 +78,13 @@ class RandomScenarios:
 
 def fitted(scenario: Scenario, adapter: Adapter) -> Scenario:
     """The scenario without what the engine does not offer."""
-    if adapter.capabilities().has(Flag.FAILING_ROWS):
-        return scenario
-    return msgspec.structs.replace(scenario, failing_requests=())
+    can = adapter.capabilities()
+    if not can.has(Flag.FAILING_ROWS):
+        scenario = msgspec.structs.replace(scenario, failing_requests=())
+    if not can.has(Flag.FORCE_PREEMPT):
+        events = tuple(one for one in scenario.events if not isinstance(one, PreemptEvent))
+        scenario = msgspec.structs.replace(scenario, events=events)
+    return scenario
 
 
 def play_and_judge(scenario: Scenario, adapter: Adapter) -> Played:

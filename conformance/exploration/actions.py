@@ -24,6 +24,12 @@ class Abort(NamedTuple):
     request_id: str
 
 
+class Preempt(NamedTuple):
+    """A forced preemption (docs/policy.md P3.5)."""
+
+    request_id: str
+
+
 class Reset(NamedTuple):
     pass
 
@@ -39,7 +45,7 @@ class Close(NamedTuple):
     endings: tuple[Ending, ...]
 
 
-Action = Submit | Abort | Reset | Plan | Close
+Action = Submit | Abort | Preempt | Reset | Plan | Close
 
 
 def prompts(texts: list[tuple[int, ...]], length: int) -> Iterator[tuple[int, ...]]:

@@ -84,6 +84,7 @@ class _EngineView:
             state.num_running,
             _renamed(state.dropped, self._ranks),
             _renamed((f"{name}/0" for name in state.ended_requests), self._ranks),
+            tuple(sorted(self._ranks[name] for name in state.to_preempt)),
         )
 
     def _table(self, seq_id: str) -> list[int]:

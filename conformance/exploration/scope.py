@@ -38,6 +38,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     failures: bool = False
     """Each token may also be missing, with a reason (docs/policy.md P5.1c)."""
     aborts: bool = True
+    preemptions: bool = False
+    """Each live request may also be forced to be preempted (docs/policy.md P3.5)."""
     resets: bool = True
 
 

@@ -8,6 +8,7 @@ from pagetwin.conformance.exploration.actions import (
     Action,
     Close,
     Plan,
+    Preempt,
     Reset,
     Submit,
     request_of,
@@ -16,6 +17,7 @@ from pagetwin.conformance.exploration.scope import EOS, Scope
 from pagetwin.conformance.scenario import (
     AbortEvent,
     AnyEvent,
+    PreemptEvent,
     ResetEvent,
     ResultEvent,
     Scenario,
@@ -66,6 +68,8 @@ class _Writer:
                 self._event(SubmitEvent, request_id=self.requests[-1].request_id)
             case Abort(request_id):
                 self._event(AbortEvent, request_id=request_id)
+            case Preempt(request_id):
+                self._event(PreemptEvent, request_id=request_id)
             case Reset():
                 self._event(ResetEvent)
             case Plan():

@@ -10,6 +10,7 @@ from pagetwin.conformance.exploration.actions import (
     Action,
     Close,
     Plan,
+    Preempt,
     Reset,
     Submit,
     request_of,
@@ -28,6 +29,7 @@ from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -82,6 +84,9 @@ class World:
         if scope.aborts:
             for name in self._live():
                 yield Abort(name)
+        if scope.preemptions:
+            for name in self._live():
+                yield Preempt(name)
 
     def do(self, action: Action, scope: Scope, comparison: Comparison) -> list[Violation]:
         """Does it on both sides; what is wrong with it. Raises DifferenceFound where they differ,
@@ -96,6 +101,11 @@ class World:
                 comparison.equal("abort", found, self.right.abort_request(request_id))
                 counters = self._counters(comparison)
                 record = AbortRecord(request_id=request_id, found=found, counters=counters)
+            case Preempt(request_id):
+                found = self.left.preempt_request(request_id)
+                comparison.equal("preempt", found, self.right.preempt_request(request_id))
+                counters = self._counters(comparison)
+                record = PreemptRecord(request_id=request_id, found=found, counters=counters)
             case Reset():
                 done = self.left.reset_prefix_cache()
                 comparison.equal("reset", done, self.right.reset_prefix_cache())

@@ -11,6 +11,7 @@ from pagetwin.conformance.faults.fault import (
     AnyFault,
     ClockJumps,
     PoolEmpty,
+    PreemptedAt,
     ResultsLate,
     ResultTwice,
     RowFails,
@@ -131,6 +132,15 @@ def run_campaign(campaign: Campaign, name: str, kind: str) -> CampaignReport:
     )
 
 
+_COUNTED = (
+    "aborts while in flight",
+    "forced recompute preemptions",
+    "forced swap preemptions",
+    "forced preemptions asked for in flight",
+)
+"""Goals that the records tell."""
+
+
 def _goals(outcome: Outcome, sound: Outcome) -> dict[str, int]:
     """How often each of the faults' goals happened in a run."""
     ended = {
@@ -138,13 +148,13 @@ def _goals(outcome: Outcome, sound: Outcome) -> dict[str, int]:
         for name, answer in outcome.answers.items()
         if answer.reason == "error"
     }
-    in_flight = count_goals(outcome.records)["aborts while in flight"]
+    counts = count_goals(outcome.first_records)
     return {
+        **{goal: counts[goal] for goal in _COUNTED},
         "faults that struck": int(outcome.struck > 0),
         "requests that a fault ended": len(ended),
         "neighbours that went on": _num_that_went_on(outcome),
         "plans that a fault changed": int(outcome.plans != sound.plans),
-        "aborts while in flight": in_flight,
     }
 
 
@@ -197,6 +207,19 @@ def _aborts(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
                 yield AbortAt(number=number, request_id=name, in_flight=in_flight)
 
 
+def _preemptions(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
+    """Of each request from just before its first step to just behind its last: it may run there."""
+    for name in setting.requests_by_id():
+        own = [
+            plan.step
+            for plan in sound.plans
+            if any(entry.seq_id.startswith(f"{name}/") for entry in plan.scheduled)
+        ]
+        for number in range(max(0, own[0] - 1), own[-1] + 2):
+            for in_flight in (False, True):
+                yield PreemptedAt(number=number, request_id=name, in_flight=in_flight)
+
+
 def _late(sound: Outcome, setting: Scenario) -> Iterator[AnyFault]:
     """Without asynchronous steps no result can be late."""
     if setting.scheduler.async_scheduling:
@@ -210,6 +233,7 @@ _PLACES: Mapping[str, Places] = {
     SwapFails.property_id: _swaps,
     RowFails.property_id: _tokens,
     AbortAt.property_id: _aborts,
+    PreemptedAt.property_id: _preemptions,
     ResultTwice.property_id: _counted(lambda number: ResultTwice(number=number)),
     ResultsLate.property_id: _late,
     ClockJumps.property_id: lambda sound, setting: iter([ClockJumps()]),

@@ -97,6 +97,21 @@ class AbortAt(Fault, frozen=True, kw_only=True, tag="abort_at"):
         return f"{self.request_id} is aborted {when} step {self.number}"
 
 
+class PreemptedAt(Fault, frozen=True, kw_only=True, tag="preempted_at"):
+    """`request_id` is forced to be preempted before step `number`, or, if `in_flight`, while that
+    is in flight: no fault, but what an engine must take as calmly."""
+
+    property_id = "preempt.parity"
+    is_injected = False
+    number: int
+    request_id: str
+    in_flight: bool = False
+
+    def __str__(self) -> str:
+        when = "during" if self.in_flight else "before"
+        return f"{self.request_id} is forced to be preempted {when} step {self.number}"
+
+
 class ResultTwice(Fault, frozen=True, kw_only=True, tag="result_twice"):
     """Result `number` is handed in a second time; it must be refused."""
 
@@ -136,6 +151,7 @@ AnyFault = (
     | SwapFails
     | RowFails
     | AbortAt
+    | PreemptedAt
     | ResultTwice
     | ResultsLate
     | ClockJumps
@@ -147,6 +163,7 @@ KINDS: tuple[type[Fault], ...] = (
     SwapFails,
     RowFails,
     AbortAt,
+    PreemptedAt,
     ResultTwice,
     ResultsLate,
     ClockJumps,

@@ -13,12 +13,13 @@ from pagetwin.conformance.adapters.protocol import (
     EngineCrashed,
     EngineTimeout,
     FaultySession,
+    PreemptingSession,
     ResettableSession,
     SteppingSession,
 )
 from pagetwin.conformance.adapters.watchdog import watched
 from pagetwin.conformance.experiments.asking import Answer, answers_of
-from pagetwin.conformance.faults.fault import AbortAt, AnyFault, ResultsLate
+from pagetwin.conformance.faults.fault import AbortAt, AnyFault, PreemptedAt, ResultsLate
 from pagetwin.conformance.scenario import Scenario, SubmitEvent
 from pagetwin.conformance.suite.driving import session_config
 from pagetwin.engine.request import Request, sequence_id
@@ -186,12 +187,14 @@ class _Run:
     def _turn(self, number: int) -> None:
         """Starts as many steps as may be in flight, and lets the oldest take effect."""
         fault = self._fault
-        aborted = fault if isinstance(fault, AbortAt) and fault.number == number else None
-        if aborted is not None and not aborted.in_flight:
-            self._abort(aborted)
+        event = fault if isinstance(fault, AbortAt | PreemptedAt) else None
+        if event is not None and event.number != number:
+            event = None
+        if event is not None and not event.in_flight:
+            self._strike(event)
         started = self._start()
-        if aborted is not None and aborted.in_flight:
-            self._abort(aborted)
+        if event is not None and event.in_flight:
+            self._strike(event)
         elif isinstance(fault, ResultsLate):
             self._outcome.struck += self._num_in_flight > 1
             may_wait = started and self._num_in_flight < self._most_in_flight
@@ -209,8 +212,13 @@ class _Run:
         self._num_in_flight += started
         return started
 
-    def _abort(self, fault: AbortAt) -> None:
-        self._session.cancel(fault.request_id)
+    def _strike(self, event: AbortAt | PreemptedAt) -> None:
+        """Does what the driver of an engine may do."""
+        if isinstance(event, PreemptedAt):
+            assert isinstance(self._session, PreemptingSession)
+            self._outcome.struck += self._session.force_preempt(event.request_id)
+            return
+        self._session.cancel(event.request_id)
         last = self._session.records()[-1]
         self._outcome.struck += isinstance(last, AbortRecord) and last.found
 

@@ -5,6 +5,7 @@ from pagetwin.conformance.mutants.attention import ATTENTION
 from pagetwin.conformance.mutants.batch import BATCH_ROWS
 from pagetwin.conformance.mutants.drawing import DRAWING
 from pagetwin.conformance.mutants.faults import FAULTS
+from pagetwin.conformance.mutants.forced_preemption import FORCED_PREEMPTION
 from pagetwin.conformance.mutants.lifecycle import LIFECYCLE
 from pagetwin.conformance.mutants.logits import PROCESSING
 from pagetwin.conformance.mutants.memory_moves import MEMORY_MOVES
@@ -23,6 +24,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *SHARING,
     *PREFIX_CACHE,
     *PREEMPTION,
+    *FORCED_PREEMPTION,
     *SCHEDULING,
     *WAITING,
     *LIFECYCLE,

@@ -254,6 +254,27 @@ def _fault_injection(bench: Bench) -> str:
     return "" if struck and ends == ["error"] else f"a step that fails struck {struck}; {ends}"
 
 
+def _force_preempt(bench: Bench) -> str:
+    session = bench.adapter.open(SessionConfig())
+    try:
+        if not isinstance(session, PreemptingSession):
+            return "its sessions have no force_preempt()"
+        if session.force_preempt("nobody"):
+            return "it preempts a request that does not live"
+        if not isinstance(session, SteppingSession):
+            return ""
+        request = bench.request()
+        session.submit(request)
+        session.start_step()
+        session.finish_step()
+        if not session.force_preempt(request.request_id):
+            return "it does not preempt a request that runs"
+        ends = [one.reason for one in bench.run(session=session) if isinstance(one, Finished)]
+        return "" if ends == ["length"] else f"a request that was preempted ends with {ends}"
+    finally:
+        session.close()
+
+
 def _score(bench: Bench) -> str:
     session = bench.adapter.open(SessionConfig())
     try:
@@ -289,6 +310,6 @@ PROBES: dict[Flag, Callable[[Bench], str]] = {
     Flag.STEP_CONTROL: _has(SteppingSession),
     Flag.READ_KV: _has(MemorySession),
     Flag.POISON: _has(MemorySession),
-    Flag.FORCE_PREEMPT: _has(PreemptingSession),
+    Flag.FORCE_PREEMPT: _force_preempt,
 }
 """What puts a claim to the proof; a probe returns what is wrong, or nothing."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from pagetwin.conformance.adapters.protocol import (
+    PreemptingSession,
     ResettableSession,
     Session,
     SessionConfig,
@@ -11,6 +12,7 @@ from pagetwin.conformance.adapters.protocol import (
 from pagetwin.conformance.scenario import (
     AbortEvent,
     AnyEvent,
+    PreemptEvent,
     ResetEvent,
     ResultEvent,
     Scenario,
@@ -41,7 +43,8 @@ def play(scenario: Scenario, session: Session, *, timeout_s: float) -> None:
 
     With control over the steps, events come in their rounds. Without it there are no rounds:
     requests come in the order of theirs, an abort r rounds after its submission becomes a client
-    that gives up after r tokens, and whatever is due runs before a reset and at the end.
+    that gives up after r tokens, whatever is due runs before a reset and at the end, and nobody is
+    forced to be preempted.
     Raises NeverEnds, or what the session raises.
     """
     if isinstance(session, SteppingSession):
@@ -114,5 +117,7 @@ def _apply(event: AnyEvent, session: Session, requests: Mapping[str, Request]) -
         session.submit(requests[event.request_id])
     elif isinstance(event, AbortEvent):
         session.cancel(event.request_id)
+    elif isinstance(event, PreemptEvent) and isinstance(session, PreemptingSession):
+        session.force_preempt(event.request_id)
     elif isinstance(event, ResetEvent) and isinstance(session, ResettableSession):
         session.reset_prefix_cache()

@@ -20,6 +20,7 @@ from pagetwin.engine.trace import (
     AbortRecord,
     HeaderRecord,
     PlanRecord,
+    PreemptRecord,
     Record,
     RefuseRecord,
     ResetRecord,
@@ -354,6 +355,14 @@ CORRUPTIONS: dict[str, tuple[str, Corruption]] = {
         each_plan(lambda plan: replace(plan, preempted=plan.preempted[::-1])),
     ),
     "a step preempts while another is in flight": ("preempt.justified", preempt_before_the_result),
+    "a forced preemption passes somebody by": (
+        "preempt.forced",
+        each_plan(lambda plan: replace(plan, preempted=plan.preempted[1:])),
+    ),
+    "a forced preemption misses what runs": (
+        "history.readable",
+        each(PreemptRecord, lambda r: replace(r, found=not r.found)),
+    ),
     "a step is above the budget": ("sched.budget", budget_below_the_largest_step),
     "a running sequence is not counted": ("sched.counters", with_counters(num_running=1)),
     "a position is left out": ("sched.contiguous", each_entry(num_computed_tokens=lambda c: c + 1)),

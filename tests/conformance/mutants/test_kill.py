@@ -20,6 +20,7 @@ QUICK = (
     "exec.copies-late",
     "cache.stale-hash",
     "preempt.swap-loses-tail",
+    "force.keeps-its-blocks",
     "sched.budget-plus-one",
     "wait.never",
     "life.min-tokens-late",
