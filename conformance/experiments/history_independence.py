@@ -21,6 +21,7 @@ from pagetwin.conformance.experiments.asking import (
     setting_for,
 )
 from pagetwin.conformance.experiments.courses import (
+    COPIES,
     EVICTIONS,
     HITS,
     Course,
@@ -187,6 +188,8 @@ def _unmet(course: Course, outcome: Outcome, can: Capabilities) -> str:
     countable = set(course.goals) if can.has(Flag.STEP_TRACE) else set()
     if not can.has(Flag.COUNTERS):
         countable.discard(EVICTIONS)
+    if can.of_flag(Flag.COPIES).status != "yes":
+        countable.discard(COPIES)  # It may share a prompt's whole blocks, and compute the rest.
     if can.has(Flag.CACHED_TOKEN_COUNT):
         countable |= {HITS} & set(course.goals)
     unmet = (goal for goal in course.goals if goal in countable and not outcome.goals[goal])

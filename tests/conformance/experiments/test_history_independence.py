@@ -2,14 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import pytest
 
 from pagetwin.conformance.adapters.protocol import Adapter, SessionConfig
 from pagetwin.conformance.adapters.spec import make_adapter
-from pagetwin.conformance.experiments.history_independence import HistoryIndependence
+from pagetwin.conformance.capability import Capabilities, Flag, Support
+from pagetwin.conformance.experiments.asking import NO_ANSWER, Outcome, setting_for
+from pagetwin.conformance.experiments.courses import make_courses
+from pagetwin.conformance.experiments.history_independence import (
+    HistoryIndependence,
+    Tally,
+    judge_course,
+)
 from pagetwin.conformance.observation import AnyObservation, CachedTokens, TokenSeen
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.engine.request import Request
@@ -49,6 +56,22 @@ def test_right_engines_pass_and_every_course_shows_what_it_is_about(
         goals.update(piece.goals)
     for goal in ("full hits", "evictions", "recompute preemptions", "swap preemptions"):
         assert goals[goal] > 0, goal
+
+
+@pytest.mark.parametrize("status", ["yes", "conditional"])
+def test_copies_are_asked_of_samples_only_where_an_engine_always_copies(
+    status: Literal["yes", "conditional"], fingerprint: Adapter
+) -> None:
+    setting = setting_for(fingerprint)
+    [forked] = [one for one in make_courses(setting, 1) if one.property_id == "cow.fork-parity"]
+    without_copies = Outcome(answers={}, goals=Counter(), cached_tokens={})
+    baseline = {one.probe: NO_ANSWER for one in forked.asked() if one.probe is not None}
+    support = fingerprint.capabilities().support | {Flag.COPIES: Support(status, "some models")}
+    tally = Tally()
+    judge_course(forked, without_copies, baseline, Capabilities(support), "float32", tally)
+    assert tally.examples > 0
+    expected = ["'forked' showed no copy-on-write copies"] if status == "yes" else []
+    assert tally.unmet == expected
 
 
 def test_a_hit_that_changes_a_token_breaks_parity(
