@@ -31,11 +31,14 @@ class _Row:
 
     request: Request
     sample_index: int
-    num_tokens: int
+    num_outputs: int
     num_computed_tokens: int
-    num_prompt_tokens: int
     is_sample: bool
     """Neither a beam, nor a group that has yet to fork."""
+
+    @property
+    def is_computed(self) -> bool:
+        return self.num_computed_tokens == self.request.num_prompt_tokens + self.num_outputs
 
 
 class ScriptedTokens:
@@ -61,17 +64,17 @@ class ScriptedTokens:
 
     def advance(self, seq_id: str, num_tokens: int) -> None:
         """Counts tokens of a sequence that decoded without plans, one a step."""
-        self._rows[seq_id].num_tokens += num_tokens
+        self._rows[seq_id].num_outputs += num_tokens
 
     def resume(self, request: Request, num_tokens: int) -> None:
         """Takes up the only sequence of a request that somebody else has begun."""
-        self._set_rows(request, [(num_tokens, 0)])
+        self._set_rows(request, [(num_tokens - request.num_prompt_tokens, 0)])
 
     def execute(self, plan: StepPlan) -> StepResult:
         for request_id in plan.ended_requests:
             self._forget(request_id)
         for request in plan.new_requests:
-            self._set_rows(request, [(request.num_prompt_tokens, 0)])
+            self._set_rows(request, [(0, 0)])
         for seq_id in plan.dropped:
             if seq_id in self._rows:
                 self._rows[seq_id].num_computed_tokens = 0
@@ -82,8 +85,8 @@ class ScriptedTokens:
             row = rows[scheduled.seq_id]
             if row.is_sample:
                 if scheduled.samples:
-                    position = row.num_tokens - row.num_prompt_tokens
-                    row.num_tokens += 1
+                    position = row.num_outputs
+                    row.num_outputs = position + 1
                     sampled[scheduled.seq_id] = script(row.request, row.sample_index, position)
             elif row.request.beam_search is not None:
                 computed = scheduled.num_computed_tokens + scheduled.num_scheduled_tokens
@@ -95,12 +98,12 @@ class ScriptedTokens:
         return StepResult(step=plan.step, sampled=sampled, selections=tuple(selections))
 
     def _set_rows(self, request: Request, counts: Sequence[tuple[int, int]]) -> None:
-        """Sequences of a request anew: (tokens, computed tokens) of each."""
+        """Sequences of a request anew: (output tokens, computed tokens) of each."""
         self._forget(request.request_id)
         is_sample = request.beam_search is None and len(counts) == request.num_samples
         rows = [
-            _Row(request, index, num_tokens, num_computed, request.num_prompt_tokens, is_sample)
-            for index, (num_tokens, num_computed) in enumerate(counts)
+            _Row(request, index, num_outputs, num_computed, is_sample)
+            for index, (num_outputs, num_computed) in enumerate(counts)
         ]
         self._samples[request.request_id] = rows
         for row in rows:
@@ -113,10 +116,9 @@ class ScriptedTokens:
     def _fork(self, row: _Row) -> dict[str, int]:
         """The group forks in this step: a token for each of its samples (P2.8)."""
         request = row.request
-        position = row.num_tokens - row.num_prompt_tokens
-        self._set_rows(
-            request, [(row.num_tokens + 1, row.num_computed_tokens)] * request.num_samples
-        )
+        position = row.num_outputs
+        counts = (position + 1, row.num_computed_tokens)
+        self._set_rows(request, [counts] * request.num_samples)
         return {
             sequence_id(request.request_id, index): self._script(request, index, position)
             for index in range(request.num_samples)
@@ -124,20 +126,19 @@ class ScriptedTokens:
 
     def _is_due(self, request: Request) -> bool:
         """Whether every beam is computed, so that the result carries the selection (P2.8a)."""
-        rows = self._samples[request.request_id]
-        return all(row.num_computed_tokens == row.num_tokens for row in rows)
+        return all(row.is_computed for row in self._samples[request.request_id])
 
     def _select(self, request: Request) -> BeamSelection:
         samples = self._samples[request.request_id]
-        num_tokens, computed = samples[0].num_tokens, samples[0].num_computed_tokens
-        position = num_tokens - request.num_prompt_tokens
+        position, computed = samples[0].num_outputs, samples[0].num_computed_tokens
+        num_tokens = request.num_prompt_tokens + position
         max_tokens = request.sampling_params.max_tokens
         at_end = self._max_model_len is not None and num_tokens >= self._max_model_len
         if at_end or (max_tokens is not None and position >= max_tokens):
             return BeamSelection(request_id=request.request_id, finished=True)
         width = request.num_samples
         parents = tuple(range(width)) if len(samples) == width else (0,) * width
-        self._set_rows(request, [(num_tokens + 1, computed)] * width)
+        self._set_rows(request, [(position + 1, computed)] * width)
         return BeamSelection(
             request_id=request.request_id,
             parents=parents,
