@@ -34,8 +34,10 @@ class Launcher:
         constants: tuple[Any, ...],
         num_warps: int = 4,
     ) -> None:
-        """`args`, of which the first is a tensor, then `constants`, in the kernel's order."""
-        key = (num_warps, args[0].get_device(), constants, *map(_facts, args))
+        """`args`, of which the first is a tensor or a descriptor of one, then `constants`, in the
+        kernel's order."""
+        tensor = args[0] if isinstance(args[0], torch.Tensor) else args[0].base
+        key = (num_warps, tensor.get_device(), constants, *map(_facts, args))
         variant = self._variants.get(key)
         if variant is not None:
             compiled, constants = variant
@@ -43,7 +45,7 @@ class Launcher:
             return
         options = {"num_warps": num_warps, **self._options}
         if self._has_pdl:
-            options |= pdl_options(args[0])
+            options |= pdl_options(tensor)
             constants = (*constants, options.pop("PDL"))
         # Interpreted kernels return nothing.
         if compiled := self._kernel[grid](*args, *constants, **options):
@@ -56,4 +58,6 @@ def _facts(argument: Any) -> Any:
         return argument.dtype, argument.data_ptr() % 16 == 0
     if isinstance(argument, int):
         return argument == 1, argument % 16 == 0, argument in _INT32
+    if hasattr(argument, "block_shape"):
+        return argument.base.dtype, *argument.block_shape, argument.layout
     return type(argument)

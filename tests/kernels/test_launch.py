@@ -1,5 +1,6 @@
 """A launcher finds the variant that Triton would find."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -69,6 +70,30 @@ def test_dtypes_alignments_constants_warps_and_missing_tensors_are_kept_apart() 
     launch((1, 1, 1), (x, x, 3), (64,), 8)
     launch((1, 1, 1), (x, x, 3.0), (64,))
     assert len(kernel.asked) == 7
+
+
+@dataclass
+class Descriptor:
+    """As Triton's TensorDescriptor, which has a version for each language."""
+
+    base: torch.Tensor
+    block_shape: list[int]
+    layout: str = "swizzled"
+
+
+def test_a_descriptor_is_known_by_its_dtype_its_block_and_its_layout() -> None:
+    kernel = Recorder()
+    launch = Launcher(kernel)
+    x = torch.zeros(8, 8)
+    for descriptor in (
+        Descriptor(x, [4, 8]),
+        Descriptor(x, [8, 4]),
+        Descriptor(x.half(), [4, 8]),
+        Descriptor(x, [4, 8], "plain"),
+        Descriptor(torch.ones(16, 8), [4, 8]),
+    ):
+        launch((1, 1, 1), (descriptor, x, 3), (64,))
+    assert len(kernel.asked) == 4
 
 
 @triton.jit

@@ -5,7 +5,8 @@ import triton
 
 from pagetwin.kernels.attention_tiles import SPLIT, tile_size
 from pagetwin.kernels.compiled import Resources, compile_kernel
-from pagetwin.kernels.paged_prefill import BLOCK_M, launch_shape, paged_prefill_kernel
+from pagetwin.kernels.paged_prefill import BLOCK_M, launch_shape
+from pagetwin.kernels.paged_prefill_kernel import paged_prefill_kernel
 
 TRITON_TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
