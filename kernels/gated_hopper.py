@@ -27,8 +27,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.linear_hopper import silu
-from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+from pagetwin.kernels.pdl import start_next, wait_for_previous
 
 ROWS = gl.constexpr(64)
 """Rows of a group."""
@@ -271,6 +272,9 @@ def choose_tile(num_rows: int, n: int, k: int, num_processors: int) -> Tile | No
     return LARGE if 1 - rounds / math.ceil(rounds) < saved else None
 
 
+_launch = Launcher(gated_hopper_kernel)
+
+
 def launch_gated_hopper(x: Tensor, weight: Tensor, out: Tensor, tile: Tile) -> None:
     """x [M, K], weight [2 N, K], contiguous, out [M, N], contiguous.
 
@@ -280,18 +284,17 @@ def launch_gated_hopper(x: Tensor, weight: Tensor, out: Tensor, tile: Tile) -> N
     n = out.shape[1]
     row_side, out_side = side(DEPTH.value), side(tile.columns)
     programs = min(tile.num_tiles(num_rows, n), num_processors(x.device))
-    gated_hopper_kernel[(programs,)](
-        TensorDescriptor(x, [num_rows, k], [x.stride(0), 1], [ROWS.value, DEPTH.value], row_side),
-        TensorDescriptor(weight, [2 * n, k], [k, 1], [tile.columns, DEPTH.value], row_side),
-        TensorDescriptor(out, [num_rows, n], [n, 1], [ROWS.value, tile.columns], out_side),
-        num_rows,
-        N=n,
-        K=k,
-        GROUPS=tile.groups,
-        COLUMNS=tile.columns,
-        SLOTS=tile.num_slots(k),
-        num_warps=4,
-        **pdl_options(x),
+    _launch(
+        (programs, 1, 1),
+        (
+            TensorDescriptor(
+                x, [num_rows, k], [x.stride(0), 1], [ROWS.value, DEPTH.value], row_side
+            ),
+            TensorDescriptor(weight, [2 * n, k], [k, 1], [tile.columns, DEPTH.value], row_side),
+            TensorDescriptor(out, [num_rows, n], [n, 1], [ROWS.value, tile.columns], out_side),
+            num_rows,
+        ),
+        (n, k, tile.groups, tile.columns, tile.num_slots(k)),
     )
 
 

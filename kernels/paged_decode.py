@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale, tile_size
 from pagetwin.kernels.hopper import gluon_kernels
+from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.paged_decode_kernel import paged_decode_kernel
-from pagetwin.kernels.pdl import pdl_options
 
 FEW = 64
 """Programs that leave half of a GPU's processors idle."""
@@ -100,6 +100,9 @@ def launch_shape(
     if capability < 90:
         return LaunchShape(8, 3 if group > 16 else 2)
     return LaunchShape(8 if group > 16 else 4, 3 if few or head_size > 128 else 2)
+
+
+_launch = {n: Launcher(paged_decode_kernel, num_stages=n) for n in (2, 3)}
 
 
 @functools.cache
@@ -204,47 +207,49 @@ def launch_portable(
     few = len(work.members) * num_kv_heads <= FEW
     shape = launch_shape(capability, group, head_size, itemsize, few=few)
     num_programs = min(len(work.items) * num_kv_heads, most_programs)
-    paged_decode_kernel[(num_programs,)](
-        q,
-        kv_cache,
-        block_tables,
-        work.items,
-        work.members,
-        work.num_items,
-        out,
-        scratch.weighted,
-        scratch.stats,
-        scratch.arrivals,
-        alibi_slopes,
-        sinks,
-        log2_scale(scale),
-        soft_cap,
-        sliding_window,
-        q.stride(0),
-        q.stride(1),
-        strides[0],
-        strides[1],
-        table_stride,
-        CACHE_STRIDE_TOKEN=strides[2],
-        CACHE_STRIDE_HEAD=strides[3],
-        CACHE_ALIGNMENT=math.gcd(16, kv_cache.data_ptr(), *(n * itemsize for n in strides[:4])),
-        TABLE_IS_ALIGNED=table_stride % max(4, tile // chunk) == 0
-        and block_tables.data_ptr() % 16 == 0,
-        NUM_KV_HEADS=num_kv_heads,
-        GROUP=group,
-        M=rows_per_item(group),
-        HEAD=head_size,
-        HEAD_PADDED=max(16, triton.next_power_of_2(head_size)),
-        BLOCK_SIZE=block_size,
-        CHUNK=chunk,
-        TILE=tile,
-        SPLIT=SPLIT,
-        HAS_SOFT_CAP=soft_cap != 0,
-        HAS_WINDOW=sliding_window != 0,
-        NUM_STAGES=shape.num_stages,
-        num_warps=shape.num_warps,
-        num_stages=shape.num_stages,
-        **pdl_options(q),
+    _launch[shape.num_stages](
+        (num_programs, 1, 1),
+        (
+            q,
+            kv_cache,
+            block_tables,
+            work.items,
+            work.members,
+            work.num_items,
+            out,
+            scratch.weighted,
+            scratch.stats,
+            scratch.arrivals,
+            alibi_slopes,
+            sinks,
+            log2_scale(scale),
+            soft_cap,
+            sliding_window,
+            q.stride(0),
+            q.stride(1),
+            strides[0],
+            strides[1],
+            table_stride,
+        ),
+        (
+            strides[2],
+            strides[3],
+            math.gcd(16, kv_cache.data_ptr(), *(n * itemsize for n in strides[:4])),
+            table_stride % max(4, tile // chunk) == 0 and block_tables.data_ptr() % 16 == 0,
+            num_kv_heads,
+            group,
+            rows_per_item(group),
+            head_size,
+            max(16, triton.next_power_of_2(head_size)),
+            block_size,
+            chunk,
+            tile,
+            SPLIT,
+            soft_cap != 0,
+            sliding_window != 0,
+            shape.num_stages,
+        ),
+        shape.num_warps,
     )
 
 

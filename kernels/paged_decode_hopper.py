@@ -30,8 +30,9 @@ from pagetwin.kernels.decode_queue_hopper import (
     read_word,
     split_start,
 )
+from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.pages_hopper import SIDE, pages_of
-from pagetwin.kernels.pdl import pdl_options, start_next, wait_for_previous
+from pagetwin.kernels.pdl import start_next, wait_for_previous
 from pagetwin.kernels.wgmma_softmax import TILE
 
 STAGES = 3
@@ -205,6 +206,9 @@ def paged_decode_hopper_kernel(
     )
 
 
+_launch = Launcher(paged_decode_hopper_kernel)
+
+
 def refusal(q: Tensor, kv_cache: Tensor) -> str | None:
     """Why these tensors cannot go to the kernel; None if they can."""
     group = q.shape[1] // kv_cache.shape[3]
@@ -228,31 +232,34 @@ def launch_hopper(
     block_size, num_kv_heads = kv_cache.shape[2:4]
     pages = pages_of(kv_cache)
     num_programs = min(len(work.items) * num_kv_heads, most_programs)
-    paged_decode_hopper_kernel[(num_programs,)](
-        q,
-        pages.descriptor,
-        block_tables,
-        work.items,
-        work.members,
-        work.num_items,
-        out,
-        scratch.weighted,
-        scratch.stats,
-        scratch.arrivals,
-        log2_scale(scale),
-        q.stride(0),
-        q.stride(1),
-        block_tables.stride(0),
-        pages.first_value_row,
-        pages.no_row,
-        NUM_KV_HEADS=num_kv_heads,
-        GROUP=num_heads // num_kv_heads,
-        HEAD=head_size,
-        BLOCK_SIZE=block_size,
-        BOX=pages.box,
-        SPLIT=SPLIT,
-        STAGES=STAGES,
-        ENTRIES=ENTRIES,
-        num_warps=4,
-        **pdl_options(q),
+    _launch(
+        (num_programs, 1, 1),
+        (
+            q,
+            pages.descriptor,
+            block_tables,
+            work.items,
+            work.members,
+            work.num_items,
+            out,
+            scratch.weighted,
+            scratch.stats,
+            scratch.arrivals,
+            log2_scale(scale),
+            q.stride(0),
+            q.stride(1),
+            block_tables.stride(0),
+            pages.first_value_row,
+            pages.no_row,
+        ),
+        (
+            num_kv_heads,
+            num_heads // num_kv_heads,
+            head_size,
+            block_size,
+            pages.box,
+            SPLIT,
+            STAGES,
+            ENTRIES,
+        ),
     )

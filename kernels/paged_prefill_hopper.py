@@ -19,8 +19,8 @@ from pagetwin.kernels import pages_hopper
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale
 from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.pages_hopper import SIDE, pages_of
-from pagetwin.kernels.prefill_hopper_attend import attend
-from pagetwin.kernels.prefill_hopper_load import GROUP_ROWS, load_tiles
+from pagetwin.kernels.prefill_attend_hopper import attend
+from pagetwin.kernels.prefill_load_hopper import GROUP_ROWS, load_tiles
 from pagetwin.kernels.wgmma_softmax import TILE, register_order
 
 _STAGES = 2

@@ -9,7 +9,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from pagetwin.kernels.pages_hopper import SIDE, clear_values
-from pagetwin.kernels.prefill_hopper_load import first_key, nth_item
+from pagetwin.kernels.prefill_load_hopper import first_key, nth_item
 from pagetwin.kernels.wgmma_softmax import (
     TILE,
     fold_split,
