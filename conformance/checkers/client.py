@@ -18,8 +18,6 @@ from pagetwin.conformance.observation import (
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.engine.request import Request
 
-_SILENCING = (Finished, Failed)
-
 
 @dataclass
 class _Sample:

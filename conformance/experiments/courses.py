@@ -84,10 +84,6 @@ class Setting:
     num_logprobs: int | None = None
     """What probes ask for; None where the engine reports none."""
 
-    @property
-    def blocks_of_longest(self) -> int:
-        return -(-self.max_model_len // self.block_size)
-
 
 def make_probes(setting: Setting, random: Random) -> list[Probe]:
     """Prompts around block edges, some greedy and some drawn with a seed of their own; two share

@@ -132,10 +132,11 @@ def try_candidate(task: Task, candidate: Candidate, factor: float = 1.0) -> Tria
             return _summed_up(task, candidate, factor, results, "meets", verdict=verdict)
         if verdict.answer == "no":
             return _summed_up(task, candidate, factor, results, "misses", verdict=verdict)
+    verdict = _judged(task, results)
     why = f"a limit lies within the {task.confidence:.0%} interval"
-    return _summed_up(
-        task, candidate, factor, results, "unclear", why, verdict=_judged(task, results)
-    )
+    if any(interval.low is None for interval in verdict.intervals.values()):
+        why = f"{len(results[-1].request_ids)} requests are too few for an interval"
+    return _summed_up(task, candidate, factor, results, "unclear", why, verdict=verdict)
 
 
 def _judged(task: Task, results: Sequence[Result]) -> Verdict:

@@ -150,3 +150,12 @@ def test_bad_input_leaves_nothing_behind(
         assert main([*command, "-o", str(out)]) == 2
         assert named in capsys.readouterr().err
         assert not out.exists()
+
+
+@pytest.mark.parametrize("command", [["calibrate"], ["whatif", "--set", "max_num_seqs=2"]])
+def test_where_nothing_can_be_written_is_said_before_any_work(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The history is not there either, and would be the first thing to read."""
+    assert main([*command, str(tmp_path / "none.jsonl"), "-o", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"pagetwin: {tmp_path}: is a folder; name a file\n"

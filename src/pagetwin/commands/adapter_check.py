@@ -18,9 +18,8 @@ def adapter_check(
     """
     from contextlib import closing
 
-    import msgspec
-
     from pagetwin.commands.verify_run import quiet_engine
+    from pagetwin.commands.writing import as_json_document
     from pagetwin.conformance.adapters.spec import make_adapter
     from pagetwin.conformance.suite.adapter_check import check_adapter
 
@@ -34,7 +33,7 @@ def adapter_check(
     broken = sum(finding.status == "broken" for finding in findings)
     if as_json:
         rows = [finding._asdict() for finding in findings]
-        print(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+        print(as_json_document(rows).decode(), end="")
     else:
         print(f"{engine}: {len(findings)} checks, {broken} broken")
     raise typer.Exit(4 if broken else 0)

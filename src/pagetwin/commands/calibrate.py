@@ -38,9 +38,9 @@ def calibrate(
     """
     from pagetwin.simulator.costs.calibration import calibrate as calibrated
 
-    profile = calibrated(histories, workload or ())
-    document = as_json_document(profile)
     with written(out) as path:
+        profile = calibrated(histories, workload or ())
+        document = as_json_document(profile)
         path.write_bytes(document)
     if as_json:
         print(document.decode(), end="")

@@ -34,10 +34,10 @@ def demo(
 
     options = DemoOptions(model=model, trace=trace, num_requests=requests, seed=seed)
     # After the options: what is wrong with them is said before torch is loaded.
-    import msgspec
     from transformers.utils import logging
 
     from pagetwin.commands.progress import terminal_progress
+    from pagetwin.commands.writing import as_json_document
     from pagetwin.conformance.demo.result import explain
     from pagetwin.conformance.demo.run import run_demo
     from pagetwin.reports.demo_page import render_demo_page, verdict
@@ -48,11 +48,11 @@ def demo(
     with staged(out) as folder:
         with terminal_progress() as progress:
             result = run_demo(options, folder / "history.jsonl", progress)
-        summary_json = msgspec.json.format(msgspec.json.encode(result.summary), indent=2)
-        (folder / "summary.json").write_bytes(summary_json + b"\n")
+        summary_json = as_json_document(result.summary)
+        (folder / "summary.json").write_bytes(summary_json)
         (folder / "report.html").write_text(render_demo_page(result), encoding="utf-8")
     if as_json:
-        print(summary_json.decode())
+        print(summary_json.decode(), end="")
     else:
         print(verdict(result.summary))
         print(f"The report is {out / 'report.html'}")

@@ -85,13 +85,12 @@ def list_catalogue(
     as_json: AsJson = False,
 ) -> None:
     """Print every property: id, level, what it needs, what it says."""
-    import msgspec
-
+    from pagetwin.commands.writing import as_json_document
     from pagetwin.conformance.properties import CATALOGUE
     from pagetwin.conformance.suite.profiles import PROFILES
 
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(list(CATALOGUE.values())), indent=2).decode())
+        print(as_json_document(list(CATALOGUE.values())).decode(), end="")
         return
     for row in CATALOGUE.values():
         print(f"{row.id}  [{row.level.label}]  {row.statement}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pagetwin.commands.writing import as_json_document
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.scenario import save_scenario
 from pagetwin.conformance.suite.result import SuiteResult
@@ -18,6 +19,11 @@ from pagetwin.reports.scenario_figure import scenario_figure
 from pagetwin.reports.verification_files import junit_xml, summary_markdown
 
 SCHEMA = "pagetwin.run/1"
+
+
+def with_exit_code(result: SuiteResult) -> dict[str, Any]:
+    """What is written and printed as JSON: the result, and how the command ends by it."""
+    return {**msgspec.to_builtins(result), "exit_code": int(result.exit_code)}
 
 
 class RunFolder:
@@ -83,10 +89,9 @@ class RunFolder:
         """Writes results.json, results.jsonl, junit.xml and summary.md."""
         if self._folder is None:
             return
-        document = msgspec.to_builtins(result) | {"exit_code": int(result.exit_code)}
         lines = [msgspec.json.encode(one) + b"\n" for one in result.results]
         for name, content in (
-            ("results.json", msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"),
+            ("results.json", as_json_document(with_exit_code(result))),
             ("results.jsonl", b"".join(lines)),
             ("junit.xml", junit_xml(result)),
             ("summary.md", summary_markdown(result).encode()),

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from pagetwin.commands.progress import BarProgress, NoProgress, terminal_progress
-from pagetwin.commands.verify_files import RunFolder
+from pagetwin.commands.verify_files import RunFolder, with_exit_code
+from pagetwin.commands.writing import as_json_document
 from pagetwin.conformance.adapters.spec import make_adapter
 from pagetwin.conformance.checkers.all import check_all
 from pagetwin.conformance.experiments.scenarios import fitted, play_and_judge, twin_differences
@@ -57,7 +58,7 @@ def run_verification(
     result = _finished(raw, run.result(files), dict(waivers))
     folder.finish(result)
     if as_json:
-        print(_encoded(result))
+        print(as_json_document(with_exit_code(result)).decode(), end="")
     else:
         print(property_table(result.results).text())
         print()
@@ -96,7 +97,7 @@ def _show_violations(
     what: str, records: Sequence[Record], violations: Sequence[Violation], as_json: bool
 ) -> int:
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(violations), indent=2).decode())
+        print(as_json_document(violations).decode(), end="")
     else:
         for one in violations:
             print(one)
@@ -147,8 +148,3 @@ def _finished(raw: SuiteResult, result: SuiteResult, waivers: dict[str, Waiver])
     today = date.today()
     results = tuple(waive(one, waivers, today) for one in result.results)
     return msgspec.structs.replace(result, results=results, seconds=raw.seconds)
-
-
-def _encoded(result: SuiteResult) -> str:
-    document = msgspec.to_builtins(result) | {"exit_code": int(result.exit_code)}
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()

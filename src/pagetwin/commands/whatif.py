@@ -46,15 +46,13 @@ def whatif(
     from pagetwin.simulator.recordings.whatif import parse_changes, what_if
 
     changes = parse_changes(change or ())
-    from pagetwin.reports.whatif_table import as_document, whatif_table
-    from pagetwin.simulator.costs.calibration import calibrate
-    from pagetwin.simulator.costs.profile import read_profile
-
-    costs = read_profile(profile) if profile is not None else calibrate([history])
     if against is not None:
-        _judge(history, against, costs, changes, out, as_json=as_json)
+        _judge(history, against, profile, changes, out, as_json=as_json)
         return
+    from pagetwin.reports.whatif_table import as_document, whatif_table
+
     with written_if_named(out) as place:
+        costs = _costs(profile, history)
         results = list(what_if(history, costs, changes))
         document = as_json_document(as_document(results, costs.label, changes))
         if place is not None:
@@ -72,7 +70,7 @@ def whatif(
 def _judge(
     history: Path,
     against: Path,
-    costs: "Profile",
+    profile: Path | None,
     changes: dict[str, str],
     out: Path | None,
     *,
@@ -82,6 +80,7 @@ def _judge(
     from pagetwin.reports.fidelity_table import whatif_error_table
 
     with written_if_named(out) as place:
+        costs = _costs(profile, history)
         results = judge_what_if(history, against, costs, changes)
         document = as_json_document(results)
         if place is not None:
@@ -91,3 +90,11 @@ def _judge(
     else:
         print(f"{costs.label}\n")
         print(whatif_error_table(results).text())
+
+
+def _costs(profile: Path | None, history: Path) -> "Profile":
+    """The file's, or fitted to the history itself."""
+    from pagetwin.simulator.costs.calibration import calibrate
+    from pagetwin.simulator.costs.profile import read_profile
+
+    return calibrate([history]) if profile is None else read_profile(profile)

@@ -191,3 +191,11 @@ def test_choices_are_checked() -> None:
         search(Formula({}), Choices(gpus=("h100",)), 0)
     with pytest.raises(ConfigError, match="load factor 0"):
         Faster(parse_workload("poisson:rate=5,input=8,output=4,requests=2"), 0)
+
+
+def test_a_trace_too_short_for_an_interval_is_unclear_for_that_reason(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    rows = "".join(f"{place},64,8\n" for place in range(30))
+    trace.write_text("arrival_time,prompt_tokens,output_tokens\n" + rows)
+    found = try_candidate(task("ttft_p95<1s", f"trace:file={trace}"), candidate())
+    assert (found.outcome, found.why) == ("unclear", "30 requests are too few for an interval")
