@@ -28,6 +28,7 @@ JUDGED = {
     "search": ("search.definition", CRASH),
     "batch": ("batch.rebuild", "batch.device-tables", CRASH),
     "work lists": ("num.work-lists", CRASH),
+    "rich sampling": ("samp.support", "samp.penalties", "samp.logprobs", CRASH),
     "memory": ("mem.writes-own-slots", CRASH),
 }
 """What each trial judges here: what no other experiment does, and what our engine's front may do

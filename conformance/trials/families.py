@@ -46,7 +46,7 @@ def judge_families(seed: int, index: int) -> list[Violation]:
     random = Random(f"families {seed} {index}")
     reference = random_model(random)
     eos = sorted(random.sample(range(VOCAB_SIZE), random.choice((1, 1, 2))))
-    reference.generation_config.eos_token_id = eos  # type: ignore[union-attr]
+    reference.generation_config.eos_token_id = eos
     prompts = [_prompt(random) for _ in range(random.randint(1, 3))]
     with tempfile.TemporaryDirectory() as folder:
         _save(reference, Path(folder), random)

@@ -74,6 +74,12 @@ def _sampling(seed: int, index: int) -> list[Violation]:
     return judge_sampler(seed, index)
 
 
+def _rich_sampling(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.sampling import judge_rich_sampler
+
+    return judge_rich_sampler(seed, index)
+
+
 def _attention(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.attention import judge_attention
 
@@ -204,6 +210,17 @@ TRIALS = (
             "pagetwin.engine.token_order",
         ),
         _sampling,
+    ),
+    Trial(
+        "rich sampling",
+        (
+            "pagetwin.engine.logits",
+            "pagetwin.engine.logprobs",
+            "pagetwin.engine.noise",
+            "pagetwin.engine.sampler",
+            "pagetwin.engine.token_order",
+        ),
+        _rich_sampling,
     ),
     Trial("memory", ("pagetwin.engine.kv_", "pagetwin.kernels.reference"), _memory),
     Trial("attention", ("pagetwin.engine.attention",), _attention),

@@ -26,15 +26,26 @@ Floats = NDArray[np.float64]
 
 def judge_sampler(seed: int, index: int) -> list[Violation]:
     """One random batch: tokens, log-probabilities, and that rows do not depend on each other."""
-    random = Random(f"sampler {seed} {index}")
+    return _judge(Random(f"sampler {seed} {index}"), is_rich=False)
+
+
+def judge_rich_sampler(seed: int, index: int) -> list[Violation]:
+    """Likewise of rows that ask for most things at once, and for what the others never do: forced
+    tokens, log-probabilities of named tokens, several bad words; with zeros of both signs."""
+    return _judge(Random(f"rich sampler {seed} {index}"), is_rich=True)
+
+
+def _judge(random: Random, *, is_rich: bool) -> list[Violation]:
     vocab_size = random.choice((7, 12, 30, 30, 300))
     sampler = Sampler(vocab_size, seed=random.randrange(100))
     rows = [
         row
         for number in range(random.randint(1, 5))
-        for row in _rows(random, f"r{number}", vocab_size)
+        for row in _rows(random, f"r{number}", vocab_size, is_rich=is_rich)
     ]
     logits = _logits(random, rows, vocab_size)
+    if is_rich:
+        logits = torch.where((logits == 0) & (torch.arange(logits.shape[1]) % 2 == 0), -0.0, logits)
     try:
         output = sampler.sample(logits, rows)
         found = list(_compare(sampler, logits, rows, output))
@@ -46,7 +57,7 @@ def judge_sampler(seed: int, index: int) -> list[Violation]:
     return found
 
 
-def _rows(random: Random, name: str, vocab_size: int) -> list[SamplingRow]:
+def _rows(random: Random, name: str, vocab_size: int, *, is_rich: bool) -> list[SamplingRow]:
     """One request's rows: a single one, or all samples of a group that forks."""
     tokens = range(vocab_size)
     params: dict[str, Any] = {
@@ -59,7 +70,7 @@ def _rows(random: Random, name: str, vocab_size: int) -> list[SamplingRow]:
     if not params["temperature"]:
         params["n"] = 1
     for field, values in _KNOBS.items():
-        if random.random() < 0.25:
+        if random.random() < (0.5 if is_rich else 0.25):
             params[field] = random.choice(values)
     if random.random() < 0.2:
         params["logit_bias"] = {random.choice(tokens): random.choice((-100.0, 3.5, 100.0))}
@@ -71,19 +82,36 @@ def _rows(random: Random, name: str, vocab_size: int) -> list[SamplingRow]:
     some = random.sample(tokens, 3)
     prompt = tuple(random.choices(some, k=random.randint(1, 6)))
     output = random.choices(some, k=random.choice((0, 1, 2, 3, 8)))
+    if is_rich:
+        params |= _rich(random, some, vocab_size)
     # A word that the next token may complete, most often.
     begun = (*prompt, *output)[-random.choice((1, 1, 2, 3)) :]
     word = (*(begun if random.random() < 0.7 else some[:1]), random.choice(tokens))
+    words = [word] if random.random() < 0.4 else []
+    if is_rich:
+        words += [(*begun, random.choice(tokens)) for _ in range(random.randrange(3))]
     request = Request(
         request_id=name,
         prompt_token_ids=prompt,
         sampling_params=SamplingParams(**params),
         eos_token_ids=tuple(random.sample(tokens, random.choice((0, 1, 2)))),
-        bad_words_token_ids=(word,) if random.random() < 0.4 else (),
+        bad_words_token_ids=tuple(words),
     )
     if output or params["n"] == 1:
         return [SamplingRow(f"{name}/0", request, 0, output)]
     return [SamplingRow(f"{name}/{i}", request, i, ()) for i in range(params["n"])]
+
+
+def _rich(random: Random, some: Sequence[int], vocab_size: int) -> dict[str, Any]:
+    """Forced and named tokens, and a bias on a token that penalties see, too."""
+    rich: dict[str, Any] = {}
+    if random.random() < 0.2:
+        rich["trace_decode_token_ids"] = tuple(random.choices(range(vocab_size), k=3))
+    if random.random() < 0.3:
+        rich["logprob_token_ids"] = tuple(random.sample(range(vocab_size), 3))
+    if random.random() < 0.4:
+        rich["logit_bias"] = {random.choice(some): random.choice((-2.25, 1.5, 3.5))}
+    return rich
 
 
 _KNOBS: dict[str, tuple[Any, ...]] = {
@@ -134,7 +162,11 @@ def _compare(
         if not 0 <= token < sampler.vocab_size:
             yield _wrong("samp.support", row, "a token outside the vocabulary", token=token)
             continue
-        if row.request.sampling_params.is_greedy:
+        forced = row.request.sampling_params.trace_decode_token_ids[len(row.output_token_ids) :]
+        if forced:
+            if token != forced[0]:
+                yield _wrong("samp.support", row, "not the forced token", token=token)
+        elif row.request.sampling_params.is_greedy:
             yield from _greedy(row, adjusted, raw, token)
         else:
             yield from _drawn(sampler, row, raw, token)
@@ -205,7 +237,10 @@ def _logprobs(
     row: SamplingRow, raw: Floats, token: int, report: TokenLogprobs | None
 ) -> Iterator[Violation]:
     """Of the raw logits: the token's own, then the first ones in order."""
-    wanted = row.request.sampling_params.logprobs
+    params = row.request.sampling_params
+    wanted, named = params.logprobs, params.logprob_token_ids or ()
+    if wanted is None and named:
+        wanted = 0
     if (wanted is None) != (report is None):
         yield _wrong("samp.logprobs", row, "log-probabilities are there exactly if asked for")
     if wanted is None or report is None:
@@ -213,7 +248,7 @@ def _logprobs(
     finite = raw[np.isfinite(raw)]
     exact = raw - finite.max() - math.log(np.exp(finite - finite.max()).sum())
     order = sorted(range(len(raw)), key=lambda one: (-raw[one], one))
-    tokens = list(dict.fromkeys([token, *order[:wanted]]))
+    tokens = list(dict.fromkeys([token, *order[:wanted], *named]))
     ranks = [order.index(one) + 1 for one in tokens]
     values = [float(max(exact[one], -3.5e38)) for one in tokens]
     close = np.allclose(np.maximum(report.logprobs, -1e30), np.maximum(values, -1e30), atol=1e-3)

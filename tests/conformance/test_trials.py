@@ -20,11 +20,13 @@ from pagetwin.conformance.trials import (
 )
 from pagetwin.conformance.trials.batch import judge_batch
 from pagetwin.conformance.trials.examples import random_scenario
+from pagetwin.conformance.trials.sampling import judge_rich_sampler
 from pagetwin.conformance.trials.search import Scored, search_alone
 from pagetwin.engine.attention.decode_plan import plan_decode
 from pagetwin.engine.device_tables import DeviceTables
 from pagetwin.engine.planning import Planner
 from pagetwin.engine.request import Request
+from pagetwin.engine.sampler import Sampler
 from pagetwin.engine.sampling_params import BeamSearchParams, SamplingParams
 from pagetwin.engine.trace import PlanRecord, Record, RefuseRecord, ResultRecord, SubmitRecord
 
@@ -151,6 +153,24 @@ def _what_happens(records: Sequence[Record]) -> Iterator[str]:
         elif isinstance(record, ResultRecord):
             yield from ("errors" for one in record.finished if one.reason == "error")
             yield from ("forks planned ahead" for _ in record.forked)
+
+
+def test_rows_that_ask_for_everything_are_sampled_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Counter[str]()
+    sample = Sampler.sample
+
+    def counted(self, logits, rows):  # type: ignore[no-untyped-def]
+        for row in rows:
+            params = row.request.sampling_params
+            asked["forced"] += len(params.trace_decode_token_ids) > len(row.output_token_ids)
+            asked["named"] += params.logprob_token_ids is not None
+            asked["cut twice"] += params.top_k > 0 and params.top_p < 1.0
+            asked["bad words"] += len(row.request.bad_words_token_ids) > 1
+        return sample(self, logits, rows)
+
+    monkeypatch.setattr(Sampler, "sample", counted)
+    assert not [one for index in range(EXAMPLES) for one in judge_rich_sampler(7, index)]
+    assert min(asked[what] for what in ("forced", "named", "cut twice", "bad words")) > EXAMPLES
 
 
 def test_members_of_families_answer_as_transformers_says(monkeypatch: pytest.MonkeyPatch) -> None:
