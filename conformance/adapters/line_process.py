@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from pagetwin.conformance.adapters.protocol import AdapterError, EngineDied, EngineTimeout
@@ -51,13 +52,12 @@ class LineProcess:
         self._selector.register(self._child.stdout, selectors.EVENT_READ)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Raises EngineDied if the child no longer listens."""
+        """A child that no longer listens is told of by `lines`, after all that it has said: it may
+        have answered, well or badly, before it ended."""
         assert self._child.stdin is not None
-        try:
+        with suppress(OSError):
             self._child.stdin.write(json.dumps(message).encode() + b"\n")
             self._child.stdin.flush()
-        except (BrokenPipeError, ValueError, OSError):
-            raise EngineDied(self._obituary()) from None
 
     def lines(self, timeout_s: float) -> Iterator[bytes]:
         """The lines that come, without their ends, each within what is left of the time.

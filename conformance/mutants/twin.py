@@ -177,4 +177,34 @@ TWIN = (
             "for flight in builder.state.flights[:0]:",
         ),
     ),
+    _mutant(
+        "awaits-the-ended",
+        "The twin waits for blocks of a sequence that has ended in flight, though it caches none.",
+        "an abort in flight of one that computes what another waits for",
+        Edit(
+            "pagetwin.simulator.under_way:BlocksUnderWay.__init__",
+            'if seq.status != "ended":',
+            "if True:",
+        ),
+    ),
+    _mutant(
+        "awaits-nothing-of-its-plan",
+        "The twin waits for no block of the plan in the making.",
+        "two requests with a common first block at once",
+        Edit(
+            "pagetwin.simulator.under_way:BlocksUnderWay.__contains__",
+            "range(self._num_rows_seen, len(builder.rows))",
+            "range(0)",
+        ),
+    ),
+    _mutant(
+        "awaits-later-blocks",
+        "Of the blocks that a row fills the twin overlooks the first.",
+        "two requests with a common first block at once",
+        Edit(
+            "pagetwin.simulator.under_way:BlocksUnderWay._add",
+            "keys[first:end]",
+            "keys[first + 1 : end]",
+        ),
+    ),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pagetwin.conformance.adapters.line_process import LineProcess
 from pagetwin.conformance.adapters.protocol import (
     Adapter,
     AdapterError,
@@ -182,6 +183,17 @@ def test_a_program_that_is_no_adapter_is_explained(name: str, tmp_path: Path) ->
     (tmp_path / "engine.py").write_text(script)
     with pytest.raises(kind, match=what):
         make_adapter(f"cmd:{sys.executable} {tmp_path / 'engine.py'}")
+
+
+def test_what_a_program_said_before_it_ended_counts_whoever_is_faster() -> None:
+    said = LineProcess([sys.executable, "-c", "print('all of it')"])
+    said._child.wait()  # so that nobody listens when something is sent
+    said.send({"do": "describe"})
+    lines = said.lines(60)
+    assert next(lines) == b"all of it"
+    with pytest.raises(EngineDied, match="code 0"):
+        next(lines)
+    said.close()
 
 
 HANGS = """
