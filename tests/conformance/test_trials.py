@@ -170,7 +170,7 @@ def test_rows_that_ask_for_everything_are_sampled_right(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Sampler, "sample", counted)
     assert not [one for index in range(EXAMPLES) for one in judge_rich_sampler(7, index)]
-    assert min(asked[what] for what in ("forced", "named", "cut twice", "bad words")) > EXAMPLES
+    assert min(asked[what] for what in ("forced", "named", "cut twice", "bad words")) > 20, asked
 
 
 def test_members_of_families_answer_as_transformers_says(monkeypatch: pytest.MonkeyPatch) -> None:
