@@ -29,6 +29,7 @@ def priority_key(request: Request) -> tuple[Any, ...]:
     return (request.priority,)
 
 
+_PLAIN = Request(request_id="plain", prompt_token_ids=(0,))
 BUILT_IN: dict[str, PolicyKey] = {"fcfs": fcfs_key, "priority": priority_key}
 
 
@@ -68,4 +69,20 @@ def _load(path: str) -> PolicyKey:
             "give a function from a Request to a tuple"
         )
     loaded: PolicyKey = policy
+    _try(path, loaded)
     return loaded
+
+
+def _try(path: str, policy: PolicyKey) -> None:
+    """Whether it is a policy at all is known at once, not in the middle of a run."""
+    try:
+        key: object = policy(_PLAIN)
+    except Exception as error:
+        raise ConfigError(
+            f"scheduler.policy={path!r} fails on a plain request ({type(error).__name__}: "
+            f"{error}); give a function from a Request to a tuple"
+        ) from error
+    if not isinstance(key, tuple):
+        raise ConfigError(
+            f"scheduler.policy={path!r} gives {key!r}, not a tuple; of one value, write (value,)"
+        )

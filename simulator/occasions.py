@@ -13,6 +13,9 @@ from pagetwin.engine.request import Request
 from pagetwin.simulator.clock import to_ticks
 from pagetwin.simulator.replica_interface import SimulatedReplica
 
+LATEST_S = 8e6
+"""Three months. 64 bits hold 9.2e6 s of ticks; what is left is for the last requests to end."""
+
 
 class At(simpy.Event):
     """An event at a tick, before the ends of steps and all other timeouts of that tick."""
@@ -88,5 +91,9 @@ def _ticks(what: str, request_id: str, time_s: float) -> int:
     if not 0 <= time_s < math.inf:
         raise ConfigError(
             f"{what % request_id} at {time_s!r} s; virtual time starts at 0, shift the times"
+        )
+    if time_s > LATEST_S:
+        raise ConfigError(
+            f"{what % request_id} at {time_s:g} s, after {LATEST_S:g} s; simulate a shorter span"
         )
     return to_ticks(time_s)

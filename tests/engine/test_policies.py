@@ -87,6 +87,8 @@ def test_a_custom_policy_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyP
         ("no_such_module:key", r"cannot be loaded \(No module named 'no_such_module'\)"),
         ("math:no_such_key", r"cannot be loaded .*; check the path package\.module:function and"),
         ("math:pi:e", r"cannot be loaded \(module 'math' has no attribute 'pi:e'\)"),
+        ("os:getcwd", r"fails on a plain request \(TypeError: .*; give a function from a Request"),
+        ("builtins:id", r"gives \d+, not a tuple; of one value, write \(value,\)"),
         ("math:pi", r"is 3\.14.*, not a function; give a function from a Request"),
     ],
 )

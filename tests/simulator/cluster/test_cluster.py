@@ -367,6 +367,10 @@ def test_clusters_that_make_no_sense_are_refused(make_pool: MakePool) -> None:
             lambda: simulate([], pool, Policy(autoscaling=Autoscaling(target=1.0, pool="x"))),
         ),
         (
+            "'a' arrives at 1e.07 s, after 8e.06 s; simulate a shorter span",
+            lambda: simulate([plain_request("a", (1,), 1, 1e7)], pool),
+        ),
+        (
             "sort the requests",
             lambda: simulate(
                 [plain_request("a", (1,), 1, 2.0), plain_request("b", (1,), 1, 1.0)], pool
