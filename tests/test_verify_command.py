@@ -34,10 +34,14 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scheduler, "abort_request", lambda self, request_id: False)
 
 
-def test_a_run_leaves_a_log_results_junit_and_a_summary(
+def test_a_run_leaves_a_log_results_junit_and_a_summary_and_nothing_of_an_earlier_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
+    earlier = out / "repro" / "kv.no-leak" / "scenario.json"
+    earlier.parent.mkdir(parents=True)
+    for path in (earlier, out / "run.jsonl", out / "notes.txt"):
+        path.write_text("earlier")
     code = verify("--engine", "fingerprint:", "--budget", "4", "--out", str(out))
     assert code in (ExitCode.CLEAN, ExitCode.NOT_ENOUGH_EVIDENCE)
     rows = results(out)
@@ -46,6 +50,8 @@ def test_a_run_leaves_a_log_results_junit_and_a_summary(
     document = json.loads((out / "results.json").read_text())
     assert document["complete"]
     assert document["exit_code"] == code
+    assert not (out / "repro").exists()
+    assert (out / "notes.txt").read_text() == "earlier", "a file that is not ours"
     kinds = [json.loads(line)["kind"] for line in (out / "run.jsonl").read_text().splitlines()]
     assert (kinds[0], kinds[-1]) == ("run", "result")
     cases = ET.parse(out / "junit.xml").getroot().iter("testcase")

@@ -1,6 +1,7 @@
 """The folder that a run of the suite leaves: a log that grows, and results at the end."""
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from pagetwin.reports.scenario_figure import scenario_figure
 from pagetwin.reports.verification_files import junit_xml, summary_markdown
 
 SCHEMA = "pagetwin.run/1"
+RESULTS = ("results.json", "results.jsonl", "junit.xml", "summary.md")
+REPRODUCTIONS = "repro"
 
 
 def with_exit_code(result: SuiteResult) -> dict[str, Any]:
@@ -40,10 +43,19 @@ class RunFolder:
         self._begun = time.monotonic()
 
     def begin(self, result: SuiteResult) -> None:
-        """Makes the folder, and starts its log with what is about to be run."""
+        """Makes the folder, and starts its log with what is about to be run.
+
+        What an earlier run left there would pass for this one's, should this one be killed or find
+        nothing: its files are removed.
+        """
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
+        if (self._folder / "run.jsonl").exists():
+            for name in RESULTS:
+                (self._folder / name).unlink(missing_ok=True)
+            if (self._folder / REPRODUCTIONS).is_dir():
+                shutil.rmtree(self._folder / REPRODUCTIONS)
         (self._folder / "run.jsonl").write_bytes(b"")
         self.note(
             "run",
@@ -72,7 +84,7 @@ class RunFolder:
         for property_id, tally in tallies.items():
             if tally.scenario is None:
                 continue
-            place = self._folder / "repro" / property_id
+            place = self._folder / REPRODUCTIONS / property_id
             place.mkdir(parents=True, exist_ok=True)
             save_scenario(tally.scenario, place / "scenario.json")
             with HistoryWriter(place / "history.jsonl") as history:
@@ -90,12 +102,13 @@ class RunFolder:
         if self._folder is None:
             return
         lines = [msgspec.json.encode(one) + b"\n" for one in result.results]
-        for name, content in (
-            ("results.json", as_json_document(with_exit_code(result))),
-            ("results.jsonl", b"".join(lines)),
-            ("junit.xml", junit_xml(result)),
-            ("summary.md", summary_markdown(result).encode()),
-        ):
+        contents = (
+            as_json_document(with_exit_code(result)),
+            b"".join(lines),
+            junit_xml(result),
+            summary_markdown(result).encode(),
+        )
+        for name, content in zip(RESULTS, contents, strict=True):
             self._write(self._folder / name, content)
         counts = {status.value: count for status, count in result.counts.items()}
         self.note("result", complete=result.complete, cut_short=result.cut_short, counts=counts)
