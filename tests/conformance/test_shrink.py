@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pagetwin.conformance.scenario import (
     AbortEvent,
+    PreemptEvent,
     Scenario,
     SubmitEvent,
     decode_scenario,
@@ -90,13 +91,23 @@ def has_both(scenario: Scenario) -> bool:
     return len(submits) >= 2 and submits[1] in aborted
 
 
+def forces_a_request(scenario: Scenario) -> bool:
+    """A failure that needs a forced preemption of a request that there is."""
+    forced = {e.request_id for e in scenario.events if isinstance(e, PreemptEvent)}
+    return any(entry.request.request_id in forced for entry in scenario.requests)
+
+
 def long_prompt(scenario: Scenario) -> bool:
     return any(r.num_prompt_tokens >= 3 for r in scenario.requests_by_id().values())
 
 
-@pytest.mark.parametrize("fails", [has_both, long_prompt], ids=lambda fails: fails.__name__)
+@pytest.mark.parametrize(
+    ("fails", "num_requests", "num_events"),
+    [(has_both, 2, 3), (forces_a_request, 1, 2), (long_prompt, 1, 1)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_what_is_left_is_the_same_from_anywhere_and_minimal(
-    fails: Callable[[Scenario], bool],
+    fails: Callable[[Scenario], bool], num_requests: int, num_events: int
 ) -> None:
     tried = 0
 
@@ -112,8 +123,8 @@ def test_what_is_left_is_the_same_from_anywhere_and_minimal(
         assert shrunk == again
         assert shrunk.is_minimal
         best = shrunk.scenario
-        assert len(best.requests) == (2 if fails is has_both else 1)
-        assert len(best.events) == (3 if fails is has_both else 1)
+        assert len(best.requests) == num_requests
+        assert len(best.events) == num_events
         assert best.last_round == 0
         assert not best.scheduler.async_scheduling
         for reduce in PASSES:

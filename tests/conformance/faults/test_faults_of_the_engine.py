@@ -14,6 +14,7 @@ from pagetwin.conformance.faults.campaign import Campaign, run_campaign, support
 from pagetwin.conformance.faults.fault import (
     AnyFault,
     ClockJumps,
+    PreemptedAt,
     ResultTwice,
     StepFails,
 )
@@ -24,6 +25,9 @@ from pagetwin.conformance.scenario import Scenario, decode_scenario, encode_scen
 from pagetwin.conformance.suite.experiment import Budget
 from pagetwin.engine.config import CacheConfig
 from pagetwin.engine.core import EngineCore
+from pagetwin.engine.plan_draft import PlanDraft
+from pagetwin.engine.planning import Planner
+from pagetwin.engine.sequence import Sequence
 
 FINGERPRINT = make_adapter("fingerprint:")
 KINDS = supported_kinds(FINGERPRINT)
@@ -174,3 +178,18 @@ def test_an_engine_that_forgets_a_failed_step_is_caught(monkeypatch: pytest.Monk
     assert {one.property_id for one in found} == {"fault.execution"}
     monkeypatch.undo()
     assert not play_and_judge(again, FINGERPRINT).violations
+
+
+def test_a_token_that_is_lost_by_force_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    preempt = Planner._preempt
+
+    def forgetful(self: Planner, victim: Sequence, draft: PlanDraft) -> None:
+        preempt(self, victim, draft)
+        if self._state.to_preempt:
+            victim.token_ids.pop()
+
+    monkeypatch.setattr(Planner, "_preempt", forgetful)
+    fault = PreemptedAt(number=4, request_id="a")
+    violations = Campaign(FINGERPRINT).judge(under(fault)).violations
+    assert {one.property_id for one in violations} == {"preempt.parity"}
+    assert any("a/0 was not hit, and differs" in one.message for one in violations)
