@@ -58,8 +58,9 @@ def test_faults_of_one_kind_are_counted(capsys: pytest.CaptureFixture[str]) -> N
     assert all(one["struck"] == 1 and not one["broken"] for one in reports)
 
 
-def test_the_committed_exploration_is_sound_and_the_page_has_its_numbers() -> None:
-    result = load_exploration(ROOT / "reports" / "baselines" / "exploration.json")
+@pytest.mark.parametrize("name", ["exploration", "exploration_forced"])
+def test_the_committed_exploration_is_sound_and_the_page_has_its_numbers(name: str) -> None:
+    result = load_exploration(ROOT / "reports" / "baselines" / f"{name}.json")
     assert result.holds
     assert result.complete
     page = (ROOT / "docs" / "exploration_and_faults.md").read_text()
