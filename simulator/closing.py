@@ -35,10 +35,10 @@ def close_step(state: State, flight: Flight, result: StepResult) -> StepUpdate:
     for seq, row in zip(flight.rows, flight.plan.scheduled, strict=True):
         if seq.status == "ended":
             continue  # before this step was over, or with a beam that failed at an earlier row
-        if seq.num_computed_tokens <= seq.decodes_until:
+        if seq.num_computed_tokens <= seq.decodes_until:  # no fork, no limit, no window
             if seq.num_computed_tokens % block_size == 0:
                 closing.cache_filled(seq, row)
-            token_id = sampled.get(seq.seq_id)
+            token_id = sampled.get(seq.seq_id)  # checked here, to save most rows a call
             if only_tokens and token_id is not None and token_id not in seq.group.stop_ids:
                 seq.token_ids.append(token_id)
             else:

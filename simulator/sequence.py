@@ -118,12 +118,10 @@ def prefix_keys(
     num_known = len(seq.keys)
     if num_known < num_blocks:
         request = seq.group.request
-        extras = [tags] * (num_blocks - num_known)
-        # All have extras of their own, the first block, or none.
-        has_own = request.media or request.adapter_id is not None
-        for index in range(num_known, num_blocks if has_own else min(num_blocks, 1)):
-            own = block_extras(request, index, block_size=block_size, tags=tags)
-            extras[index - num_known] = own
+        extras = [
+            block_extras(request, index, block_size=block_size, tags=tags)
+            for index in range(num_known, num_blocks)
+        ]
         parent = seq.keys[-1].digest if seq.keys else ROOT
         token_ids = seq.token_ids[num_known * block_size : num_blocks * block_size]
         seq.keys.extend(chain_keys(parent, token_ids, extras))
@@ -135,6 +133,8 @@ def block_extras(request: Request, index: int, *, block_size: int, tags: Extras)
 
     Media counts where its span meets the block; its offset is the one in the prompt.
     """
+    if not request.media and index > 0 and request.adapter_id is None:
+        return tags
     extras = list(tags)
     if index == 0 and request.cache_salt is not None:
         extras.append(("salt", request.cache_salt))
