@@ -159,7 +159,7 @@ class _LiveRun:
 
     def _submit(self, request: Request) -> None:
         what = f"submit {request.request_id}"
-        left, right = _refusal(self._left, request), _refusal(self._right, request)
+        left, right = refusal(self._left, request), refusal(self._right, request)
         self.comparison.refusals += left is not None
         self.comparison.equal(what, left is not None, right is not None, note=left or right or "")
         counters = self._counters(what)
@@ -223,7 +223,7 @@ class _Replay:
     def _submit(self, record: SubmitRecord | RefuseRecord) -> None:
         what = f"submit {record.request.request_id}"
         refused = isinstance(record, RefuseRecord)
-        error = _refusal(self._twin, record.request)
+        error = refusal(self._twin, record.request)
         self._comparison.refusals += refused
         self._comparison.equal(what, refused, error is not None, note=error or "")
         if isinstance(record, SubmitRecord):
@@ -255,7 +255,7 @@ class _Replay:
         self._comparison.counters(event, recorded, self._twin.counters())
 
 
-def _refusal(scheduler: SteppingScheduler, request: Request) -> str | None:
+def refusal(scheduler: SteppingScheduler, request: Request) -> str | None:
     """Submits the request; the error's text if it is refused."""
     try:
         scheduler.add_request(request)

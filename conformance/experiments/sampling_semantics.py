@@ -10,6 +10,7 @@ import numpy as np
 from pagetwin.conformance.adapters.protocol import Adapter, Session
 from pagetwin.conformance.capability import Flag
 from pagetwin.conformance.experiments.asking import TIMEOUT_S, Answer, answer_to, outcome_of
+from pagetwin.conformance.experiments.questions import evidence_of
 from pagetwin.conformance.experiments.reference import (
     Reference,
     log_softmax,
@@ -18,7 +19,6 @@ from pagetwin.conformance.experiments.reference import (
     reference_setting,
 )
 from pagetwin.conformance.oracles.sampling import adjusted_logits
-from pagetwin.conformance.properties import violation
 from pagetwin.conformance.suite.evidence import Evidence
 from pagetwin.conformance.suite.experiment import Budget
 from pagetwin.engine.request import Request
@@ -144,7 +144,7 @@ def _judge_seeds(asker: _Asker) -> Evidence:
     ]
     if all(a.token_ids == b.token_ids for a, b in zip(own, other, strict=True)):
         wrong.append("other seeds give the same tokens for every prompt")
-    return _evidence(SEEDS, 3 * NUM_PROMPTS, wrong, {"batches": 2})
+    return evidence_of(SEEDS, 3 * NUM_PROMPTS, wrong, {"batches": 2})
 
 
 def _judge_greedy_limit(asker: _Asker) -> Evidence:
@@ -162,7 +162,7 @@ def _judge_greedy_limit(asker: _Asker) -> Evidence:
         difference = _first_difference(one, frozen)
         if difference is not None and _gap(logits, difference, frozen) > COLD * WIDEST_NOISE:
             wrong.append(f"prompt {i}, token {difference}: T={COLD} takes one that is far behind")
-    return _evidence(GREEDY_LIMIT, 2 * NUM_PROMPTS, wrong)
+    return evidence_of(GREEDY_LIMIT, 2 * NUM_PROMPTS, wrong)
 
 
 def _first_difference(one: Answer, other: Answer) -> int | None:
@@ -203,7 +203,7 @@ def _judge_penalties(asker: _Asker) -> Evidence:
                     f"{request.request_id}, token {i}: {token}, but {int(scores.argmax())} is "
                     f"better by {gap:.3g} under {_shown(request.sampling_params)}"
                 )
-    return _evidence(PENALTIES, compared, wrong, {"tokens that a processor changed": changed})
+    return evidence_of(PENALTIES, compared, wrong, {"tokens that a processor changed": changed})
 
 
 def _judge_logprobs(asker: _Asker) -> Evidence:
@@ -225,7 +225,7 @@ def _judge_logprobs(asker: _Asker) -> Evidence:
             fault = _wrong_scores(answer, i, token, exact[i], limit)
             if fault is not None:
                 wrong.append(f"{request.request_id}, token {i}: {fault}")
-    return _evidence(LOGPROBS, compared, wrong)
+    return evidence_of(LOGPROBS, compared, wrong)
 
 
 def _wrong_scores(
@@ -262,10 +262,3 @@ def _shown(params: SamplingParams) -> str:
         for name in names
         if getattr(params, name) != getattr(plain, name)
     )
-
-
-def _evidence(
-    property_id: str, examples: int, wrong: Sequence[str], goals: dict[str, int] | None = None
-) -> Evidence:
-    found = violation(property_id, -1, wrong[0], cases=len(wrong)) if wrong else None
-    return Evidence(property_id=property_id, examples=examples, violation=found, goals=goals or {})

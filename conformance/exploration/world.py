@@ -18,11 +18,11 @@ from pagetwin.conformance.exploration.actions import (
 )
 from pagetwin.conformance.exploration.canonical import state_key
 from pagetwin.conformance.exploration.scope import EOS, Scope
+from pagetwin.conformance.lockstep import refusal
 from pagetwin.conformance.properties import Violation, violation
 from pagetwin.conformance.waiting_line import stands_before
 from pagetwin.engine.config import CacheConfig, SchedulerConfig
-from pagetwin.engine.errors import RequestError
-from pagetwin.engine.request import Request, sequence_id
+from pagetwin.engine.request import sequence_id
 from pagetwin.engine.scheduler import Scheduler
 from pagetwin.engine.step import Counters, SteppingScheduler, StepPlan, StepResult
 from pagetwin.engine.trace import (
@@ -130,7 +130,7 @@ class World:
     def _submit(self, action: Submit, scope: Scope, comparison: Comparison) -> Record:
         request = request_of(action, self.num_submitted, scope)
         self.num_submitted += 1
-        left, right = _refusal(self.left, request), _refusal(self.right, request)
+        left, right = refusal(self.left, request), refusal(self.right, request)
         comparison.equal("submit", left is not None, right is not None)
         counters = self._counters(comparison)
         if left is not None:
@@ -221,11 +221,3 @@ class World:
         assert self.judge.ledger is not None
         ledger = self.judge.ledger
         return [tuple(seq.tokens) for seq in (*ledger.ended.values(), *ledger.sequences.values())]
-
-
-def _refusal(scheduler: SteppingScheduler, request: Request) -> str | None:
-    try:
-        scheduler.add_request(request)
-    except RequestError as error:
-        return str(error)
-    return None
