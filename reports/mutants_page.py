@@ -33,9 +33,9 @@ def render_mutants_page(matrix: KillMatrix) -> str:
         "# Mutants: what the suite can see",
         "Known bugs of serving engines, and small ones that were written down from the engine's "
         "code by somebody who had not read the checkers, planted one at a time, each a few changed "
-        "words in one function (`conformance/mutants`). A mutant is killed in a seed by the first example that "
-        "breaks any property; it counts as killed if that happens in at least 19 of 20 seeds (a "
-        "row with fewer says so), "
+        "words in one function (`conformance/mutants`). A mutant is killed in a seed by the first "
+        "example that breaks any property; it counts as killed if that happens in at least 19 of "
+        "20 seeds (a row with fewer says so), "
         f"within {matrix.budget_s:g} processor seconds each. `pagetwin verify mutants` runs it "
         f"again; the numbers are those of [{RESULT}](../{RESULT}), and a test keeps them in "
         "step.",
