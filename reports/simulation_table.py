@@ -17,7 +17,10 @@ def simulation_text(report: SimulationReport) -> str:
         lines.append(f"costs     {run.costs}")
     if count > 1:
         lines.append(f"seeds     {count}; +- is half of a 95 % interval of the mean over them")
-    return "\n".join([*lines, "", latency_table(report).text(), "", *_lines(report, run)])
+    latencies = latency_table(report)
+    if latencies.rows:
+        lines += ["", latencies.text()]
+    return "\n".join([*lines, "", *_lines(report, run)])
 
 
 def latency_table(report: SimulationReport) -> Table:

@@ -166,6 +166,13 @@ def test_what_does_not_fit_is_cut_or_left_out_on_request(
     assert run("--trace", str(trace), *MODEL, "--skip-unfit", "--json") == 0
     run_ = json.loads(capsys.readouterr().out)["runs"][0]
     assert (run_["num_finished"], run_["num_refused"]) == (1, 1)
+    trace.write_text("arrival,input_tokens,output_tokens\n2,9999,4\n")
+    out = tmp_path / "out"
+    assert run("--trace", str(trace), *MODEL, "--skip-unfit", "--out", str(out)) == 0
+    words = capsys.readouterr().out
+    assert "0 of 1 finished, 1 refused" in words
+    assert "p50" not in words, "a table without a row"
+    assert "✓" not in (out / "simulation.html").read_text()
 
 
 def test_the_page_draws_the_run_and_other_loads(
