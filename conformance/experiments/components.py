@@ -17,6 +17,7 @@ JUDGED = {
     "lookahead": ("preempt.justified", "twin.lockstep", CRASH),
     "pictures": ("iso.history-independence", "twin.lockstep", CRASH),
     "text": ("text.decoded", "text.finish-reason", CRASH),
+    "fallback text": ("text.decoded", "text.finish-reason", CRASH),
     "reports": (
         "text.reported",
         "text.intervals",

@@ -207,4 +207,18 @@ FOUND_BLIND = (
             ),
         ),
     ),
+    Mutant(
+        id="blind.bytes-shown-too-soon",
+        bug="",
+        statement="Bytes are shown as characters before their run has ended.",
+        expects="text.decoded",
+        trigger="a tokenizer that falls back to bytes, and a run that turns out to be no character",
+        edits=(
+            Edit(
+                f"{ENGINE}detokenizer:WindowDetokenizer.append",
+                "        or self._tokenizer.may_change(token_id)\n",
+                "",
+            ),
+        ),
+    ),
 )

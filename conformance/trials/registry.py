@@ -110,6 +110,12 @@ def _reports(seed: int, index: int) -> list[Violation]:
     return judge_reports(seed, index)
 
 
+def _fallback_text(seed: int, index: int) -> list[Violation]:
+    from pagetwin.conformance.trials.text import judge_fallback_text
+
+    return judge_fallback_text(seed, index)
+
+
 def _search(seed: int, index: int) -> list[Violation]:
     from pagetwin.conformance.trials.search import judge_search
 
@@ -190,6 +196,7 @@ TRIALS = (
         ),
         _text,
     ),
+    Trial("fallback text", ("pagetwin.engine.detokenizer",), _fallback_text),
     Trial(
         "batch",
         (

@@ -48,12 +48,33 @@ class _Seen:
     taken_back: bool = False
 
 
+FALLBACK_PIECES = (*PIECES[:6], b"c", *PIECES[7:])
+"""For a tokenizer that falls back to bytes: those that are no characters are single."""
+
+
 def judge_text(seed: int, index: int) -> list[Violation]:
     """A few requests of all kinds, twice over one engine, under memory pressure."""
     random = Random(f"text {seed} {index}")
     tokenizer = TinyTokenizer(
         PIECES, first_special=EOS, eos_token_ids=(EOS,), spaced=random.random() < 0.5
     )
+    return _judge_engine(random, tokenizer)
+
+
+def judge_fallback_text(seed: int, index: int) -> list[Violation]:
+    """Likewise with a tokenizer whose runs of bytes may become characters until they end."""
+    random = Random(f"fallback text {seed} {index}")
+    tokenizer = TinyTokenizer(
+        FALLBACK_PIECES,
+        first_special=EOS,
+        eos_token_ids=(EOS,),
+        spaced=random.random() < 0.5,
+        fallback=True,
+    )
+    return _judge_engine(random, tokenizer)
+
+
+def _judge_engine(random: Random, tokenizer: TinyTokenizer) -> list[Violation]:
     cache = CacheConfig(num_blocks=random.choice((12, 16, 40)), block_size=4)
     limits = SchedulerConfig(
         max_model_len=MAX_MODEL_LEN,
@@ -216,6 +237,10 @@ def _without_unfinished(tokens: list[int], params: SamplingParams, tokenizer: Ti
         for token in tokens
         if not (params.skip_special_tokens and tokenizer.is_special(token))
     ]
+    if any(map(tokenizer.may_change, range(VOCAB_SIZE))):
+        while shown and tokenizer.may_change(shown[-1]):
+            shown.pop()
+        return tokenizer.decode(shown, skip_special_tokens=params.skip_special_tokens)
     data = b"".join(PIECES[token] for token in shown)
     whole = tokenizer.decode(tokens, skip_special_tokens=params.skip_special_tokens)
     for missing in range(1, 4):

@@ -15,6 +15,7 @@ from pagetwin.conformance.trials import (
     reports,
     scheduling,
     search,
+    text,
     variations,
     work_lists,
 )
@@ -186,6 +187,20 @@ def test_members_of_families_answer_as_transformers_says(monkeypatch: pytest.Mon
     assert not [one for index in range(EXAMPLES) for one in families.judge_families(7, index)]
     kinds = ("llama", "mistral", "qwen2", "qwen3", "default", "linear", "llama3", "yarn")
     assert min(drawn[kind] for kind in kinds) > 2, drawn
+
+
+def test_bytes_are_shown_when_their_run_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Counter[str]()
+    expected = text._expected
+
+    def counted(*arguments):  # type: ignore[no-untyped-def]
+        due = expected(*arguments)
+        shown.update(due.text)
+        return due
+
+    monkeypatch.setattr(text, "_expected", counted)
+    assert not [one for index in range(EXAMPLES) for one in text.judge_fallback_text(7, index)]
+    assert min(shown["é"], shown["\ufffd"]) > 5, shown
 
 
 def test_a_search_as_wide_as_the_tree_finds_the_best_sequence() -> None:
