@@ -44,7 +44,7 @@ class Components:
     id = "components"
     judges = tuple(dict.fromkeys(name for names in JUDGED.values() for name in names))
     needs = frozenset({Flag.COMPONENTS})
-    weight = 1.0
+    weight = 2.0
 
     def run(self, adapter: Adapter, budget: Budget, seed: int) -> Iterator[Evidence]:
         has_triton = find_spec("triton") is not None
