@@ -1,6 +1,7 @@
 """Faults: something goes wrong at one place of a small workload, and everybody else is well."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from random import Random
 
 import msgspec
@@ -34,14 +35,16 @@ class Faults:
 
 
 def _cases(campaign: Campaign, kind: str, seed: int) -> list[Scenario]:
-    """Every place of every setting, in an order of the seed's."""
-    cases = [
-        msgspec.structs.replace(setting, fault=fault)
-        for setting in campaign.settings().values()
-        for fault in campaign.places(kind, setting)
-    ]
-    Random(f"{kind} {seed}").shuffle(cases)
-    return cases
+    """Every place of every setting, the last first: the settings by turns, the places of each in an
+    order of the seed's."""
+    random = Random(f"{kind} {seed}")
+    columns = []
+    for setting in campaign.settings().values():
+        faults = list(campaign.places(kind, setting))
+        random.shuffle(faults)
+        columns.append([msgspec.structs.replace(setting, fault=fault) for fault in faults])
+    turns = [case for row in zip_longest(*columns) for case in row if case is not None]
+    return turns[::-1]
 
 
 def _evidence(campaign: Campaign, kind: str, case: Scenario) -> Evidence:
