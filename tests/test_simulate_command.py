@@ -204,7 +204,7 @@ def test_a_page_is_not_green_where_the_objective_is_missed(tmp_path: Path) -> No
 def test_a_queue_that_grows_keeps_no_promise_on_its_times(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    flood = "poisson:rate=60,input=100,output=20,requests=2000"
+    flood = "poisson:rate=500,input=100,output=20,requests=2000"
     options = ["--slo", "e2e_p50<1000s,tpot_p95<1000s", "--max-num-seqs", "4", "--json"]
     assert run("--workload", flood, *MODEL, *options) == 0
     [only] = json.loads(capsys.readouterr().out)["runs"]

@@ -12,12 +12,13 @@ from pagetwin.simulator.cluster.description import Policy, Pool
 from pagetwin.simulator.costs.profile import Profile
 from pagetwin.simulator.plan.candidates import Candidate
 from pagetwin.simulator.results.bill import bill
+from pagetwin.simulator.results.report import backlog_of
 from pagetwin.simulator.results.result import Result
 from pagetwin.simulator.results.slo import Slo, SloTerm
 from pagetwin.simulator.simulate import simulate
 from pagetwin.simulator.statistics.deciding import MIN_SEEDS, Verdict, judge, judge_intervals
 from pagetwin.simulator.statistics.intervals import Interval, batch_interval
-from pagetwin.simulator.statistics.saturation import Backlog, backlog, saturates
+from pagetwin.simulator.statistics.saturation import Backlog, saturates
 from pagetwin.simulator.workloads.faster import Faster
 from pagetwin.simulator.workloads.spec import parse_workload
 from pagetwin.simulator.workloads.trimmed import Trimmed
@@ -122,7 +123,7 @@ def try_candidate(task: Task, candidate: Candidate, factor: float = 1.0) -> Tria
     queues: list[Backlog] = []
     for seed in range(1 if task.is_fixed else task.max_seeds):
         results.append(simulate(workload, pool, policy, seed=seed, skip_unfit=True))
-        queues.append(_backlog(results[-1]))
+        queues.append(backlog_of(results[-1]))
         if _is_saturated(task, queues):
             worst = max(queues, key=lambda queue: queue.growth)
             why = f"up to {worst.growth:.0%} of what arrives piles up"
@@ -169,10 +170,6 @@ def _interval_of_one(term: SloTerm, result: Result, confidence: float) -> Interv
     )
 
 
-def _backlog(result: Result) -> Backlog:
-    return backlog(result.requests["arrival_s"], result.requests["end_s"])
-
-
 def _is_saturated(task: Task, queues: Sequence[Backlog]) -> bool:
     if task.is_fixed:
         return queues[0].settling == "grows"
@@ -203,6 +200,6 @@ def _summed_up(
         goodput_share=task.slo.num_good(last) / last.conservation.num_arrived,
         output_tokens_per_s=float(last.served("num_output_tokens").sum()) / seconds,
         cost_per_million_output_tokens=bill(last).cost_per_million_output_tokens,
-        backlog=_backlog(last),
+        backlog=backlog_of(last),
         costs=last.label,
     )

@@ -59,7 +59,7 @@ def report_of(
     slo: Slo | None = None,
     confidence: float = 0.95,
 ) -> SimulationReport:
-    backlogs = tuple(map(_backlog, results))
+    backlogs = tuple(map(backlog_of, results))
     runs = [summarise(result, slo) for result in results]
     for place, one in enumerate(backlogs):
         if one.settling == "grows":
@@ -100,11 +100,12 @@ def figures(run: Summary) -> dict[str, float]:
 
 
 def load_point(factor: float, result: Result, slo: Slo | None) -> LoadPoint:
-    return LoadPoint(factor=factor, run=summarise(result, slo), backlog=_backlog(result))
+    return LoadPoint(factor=factor, run=summarise(result, slo), backlog=backlog_of(result))
 
 
-def _backlog(result: Result) -> Backlog:
-    return backlog(result.requests["arrival_s"], result.requests["end_s"])
+def backlog_of(result: Result) -> Backlog:
+    columns = result.requests
+    return backlog(columns["arrival_s"], columns["end_s"], columns["first_scheduled_s"])
 
 
 def _intervals(runs: Sequence[Summary], confidence: float) -> dict[str, Interval]:

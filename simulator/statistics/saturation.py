@@ -31,6 +31,9 @@ WANDERING = 2.58
 in the system is a random walk, which goes up or down for as long as a short run lasts."""
 FLOOD = 0.25
 """Growth that needs no second run to be believed."""
+LATE = 0.5
+"""Of the arrivals' time: where the last to arrive wait longer than that to be begun with, the queue
+grew, however short the run is beside its requests."""
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +63,11 @@ def saturates(runs: Sequence[Backlog], confidence: float) -> bool:
     return growth.is_below(SHARE) is False
 
 
-def backlog(arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike) -> Backlog:
-    """From arrival and finish of every request, in any order, NaN or inf where it never finished.
+def backlog(
+    arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike, starts_s: npt.ArrayLike | None = None
+) -> Backlog:
+    """From arrival and finish of every request, in any order, NaN or inf where it never finished;
+    and, if known, from when it was first begun with.
 
     The trend of the mean number in the system over ten windows after the warm-up is judged by
     least squares: it grows if the slope is significant, and more than 2 % of the rate of arrivals
@@ -78,6 +84,13 @@ def backlog(arrivals_s: npt.ArrayLike, finishes_s: npt.ArrayLike) -> Backlog:
     order = np.argsort(arrivals, kind="stable")
     stays, arrivals = (finishes - arrivals)[order], arrivals[order]
     length = arrivals[-1] - arrivals[0]
+    if starts_s is not None:
+        starts = np.asarray(starts_s, np.float64)
+        # One that was turned away never began, and did not wait either.
+        starts = np.where(np.isfinite(starts), starts, finishes)[order]
+        if np.median((starts - arrivals)[-count // 5 :]) > LATE * length:
+            left = float((starts > arrivals[-1]).mean())
+            return Backlog(settling="grows", growth=left, windows=())
     stay = float(np.median(stays[: max(10, count // 10)]))
     warm_up = max(WARM_UP * length, 2 * stay if stay < np.inf else 0.0)
     if warm_up > MOST_WARM_UP * length:

@@ -77,6 +77,21 @@ def test_a_queue_just_below_capacity_is_rarely_said_to_grow() -> None:
     assert sum(one.settling == "grows" for one in judged) <= 4
 
 
+def test_a_flood_that_ends_before_its_first_requests_do_grows() -> None:
+    """A run too short for its requests: but the last wait for longer than requests arrived."""
+    arrivals = np.linspace(0, 20, 2000)
+    starts = arrivals * 9
+    finishes = starts + 18
+    assert backlog(arrivals, finishes).settling == "unclear"
+    found = backlog(arrivals, finishes, starts)
+    assert found.settling == "grows"
+    assert found.growth == pytest.approx(8 / 9, abs=0.01)
+    assert backlog(arrivals, arrivals + 18, arrivals).settling == "unclear"
+    never = np.full(2000, np.nan)
+    assert backlog(arrivals, never, never).settling == "grows"
+    assert backlog(arrivals, arrivals, never).settling == "settles", "all were turned away"
+
+
 def test_growth_over_spans_shorter_than_a_request_stays_is_unclear() -> None:
     """Everybody stays for a tenth of the run, a little longer the more there are."""
     arrivals = np.linspace(0, 100, 3000)
