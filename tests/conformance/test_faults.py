@@ -39,6 +39,9 @@ class Faithful:
     def abort_request(self, request_id: str) -> bool:
         return self.inner.abort_request(request_id)
 
+    def preempt_request(self, request_id: str) -> bool:
+        return self.inner.preempt_request(request_id)
+
     def reset_prefix_cache(self) -> bool:
         return self.inner.reset_prefix_cache()
 

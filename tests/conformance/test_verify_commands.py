@@ -65,6 +65,7 @@ def test_the_committed_exploration_is_sound_and_the_page_has_its_numbers(name: s
     assert result.complete
     page = (ROOT / "docs" / "exploration_and_faults.md").read_text()
     assert f"{result.states:,} states and {result.transitions:,} transitions" in page
+    assert result.commit is not None
     assert result.commit.id[:7] in page
     for one in result.scopes:
         assert f"| {one.name} | {one.states:,} | {one.num_transitions:,} |" in page
