@@ -142,6 +142,7 @@ def _calibrated(seed: int, max_num_seqs: int) -> CostModel:
     slow_host = HostCosts(
         before=HostLine(constant_s=rng.choice((1e-3, 4e-3)), per_decode_s=1e-5),
         launch_s=rng.choice((0.0, 1e-3, 0.9 * STEP_S, 1.2 * STEP_S)),
+        launches_s=rng.choice(((), (1e-3, 0.7 * STEP_S, 1.3 * STEP_S))),
         after=HostLine(constant_s=1e-4, per_prefill_token_s=1e-6),
     )
     costs = StepCosts(

@@ -1,8 +1,12 @@
 """How true the twin is, as tables: decisions by history, times by run."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from pagetwin.conformance.fidelity.result import (
+    AT_ONCE,
     FidelityReport,
     Measure,
     MeasuredElsewhere,
@@ -38,6 +42,16 @@ def error_table(reports: Sequence[FidelityReport]) -> Table:
     return _by_run(reports, lambda measure: f"{measure.error:+.1%}")
 
 
+def open_loops(reports: Sequence[FidelityReport]) -> list[FidelityReport]:
+    """The reports with those runs alone in which requests came one by one."""
+    return [
+        msgspec.structs.replace(
+            report, runs=tuple(run for run in report.runs if run.load != AT_ONCE)
+        )
+        for report in reports
+    ]
+
+
 def interval_table(reports: Sequence[FidelityReport]) -> Table:
     """A row per run: the errors' 95 % intervals."""
     return _by_run(reports, lambda measure: _range(measure.low, measure.high))
@@ -68,14 +82,24 @@ def detail_table(reports: Sequence[FidelityReport]) -> Table:
 
 
 def whatif_error_table(results: Sequence[WhatIfFidelity]) -> Table:
-    """A row per run that was recorded with other knobs than those it was predicted from."""
-    columns = ["model", "workload", "knobs", "requests", *MEASURES]
+    """Three rows per run that was recorded with other knobs than those it was predicted from: what
+    the knobs changed, what they were predicted to change, and the error of the prediction."""
+    columns = ["model", "run", "knobs", "fitted to", "requests", "", *MEASURES]
     rows = []
     for result in results:
         knobs = ", ".join(f"{name}={value}" for name, value in result.changes.items())
-        cells = [result.model, result.workload, knobs, str(result.num_requests)]
-        rows.append([*cells, *(_cell(result, name) for name in MEASURES)])
-    return Table(columns, rows, num_left=3)
+        fitted = "yes" if result.was_fitted_to else "no"
+        cells = [result.model, result.label, knobs, fitted, str(result.num_requests)]
+        before = {one.name: one.measured for one in result.change}
+        for name, shares in (
+            ("measured change", {m.name: m.measured / before[m.name] - 1 for m in result.measures}),
+            ("predicted change", {m.name: m.error for m in result.change}),
+            ("error", {m.name: m.error for m in result.measures}),
+        ):
+            figures = (f"{shares[m]:+.1%}" if m in shares else "" for m in MEASURES)
+            rows.append([*cells, name, *figures])
+            cells = [""] * len(cells)
+    return Table(columns, rows, num_left=6)
 
 
 def fidelity_steps_table(reports: Sequence[FidelityReport]) -> Table:
@@ -115,13 +139,17 @@ def _loads(report: FidelityReport) -> dict[tuple[str, str], list[RunFidelity]]:
 
 
 def _by_run(reports: Sequence[FidelityReport], cell: Callable[[Measure], str]) -> Table:
-    columns = ["model", "workload", "load", "pass", "fitted to", "requests", *MEASURES]
+    columns = ["model", "workload", "load", "process", "pass", "fitted to", "requests", *MEASURES]
     rows = []
     for report in reports:
+        processes = {source.name: str(i) for i, source in enumerate(report.histories, start=1)}
         for (workload, load), runs in _loads(report).items():
-            for place, run in enumerate(runs, start=1):
+            passes: Counter[str] = Counter()
+            for run in runs:
+                passes[run.history] += 1
+                place = [processes[run.history], str(passes[run.history])]
                 fitted = "yes" if run.was_fitted_to else "no"
-                cells = [report.model, workload, load, str(place), fitted, str(run.num_requests)]
+                cells = [report.model, workload, load, *place, fitted, str(run.num_requests)]
                 found = {measure.name: cell(measure) for measure in run.measures}
                 rows.append([*cells, *(found.get(name, "") for name in MEASURES)])
     return Table(columns, rows, num_left=3)
@@ -138,7 +166,7 @@ def _range(low: float, high: float) -> str:
     return f"{low:+.1%} to {high:+.1%}"
 
 
-def _cell(run: MeasuredElsewhere | WhatIfFidelity, name: str) -> str:
+def _cell(run: MeasuredElsewhere, name: str) -> str:
     for measure in run.measures:
         if measure.name == name:
             return f"{measure.error:+.1%}"

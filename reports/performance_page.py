@@ -17,6 +17,7 @@ from pagetwin.reports.fidelity_table import (
     error_table,
     fidelity_steps_table,
     interval_table,
+    open_loops,
     passes_table,
     whatif_error_table,
 )
@@ -78,6 +79,7 @@ DEVICE_TABLES: dict[str, Callable[[DeviceResults], Table]] = {
 FIDELITY_TABLES: dict[str, Callable[[DeviceResults], Table]] = {
     "fidelity decisions": lambda on: decision_table(on.fidelity),
     "fidelity errors": lambda on: error_table(on.fidelity),
+    "fidelity launches": lambda on: error_table(open_loops(on.launches)),
     "fidelity passes": lambda on: passes_table(on.fidelity),
     "fidelity steps": lambda on: fidelity_steps_table(on.fidelity),
     "fidelity intervals": lambda on: interval_table(on.fidelity),

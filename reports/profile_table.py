@@ -45,6 +45,9 @@ def _products(part: str, curve: Curve, unit: str) -> list[list[str]]:
 
 def _host(part: str, host: HostCosts) -> list[list[str]]:
     rows = [[part, "launching", _us(host.launch_s)]]
+    if host.launches_s:
+        shortest, longest = host.launches_s[0], host.launches_s[-1]
+        rows.append([part, "launching, as it varies", f"{_us(shortest)} to {_us(longest)}"])
     for when, line in (("before", host.before), ("after", host.after)):
         rows += [
             [part, when, _us(line.constant_s)],

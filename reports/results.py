@@ -78,6 +78,11 @@ class DeviceResults:
         return _all(self._folder, f"{self._device}_fidelity_*.json", FidelityReport)
 
     @property
+    def launches(self) -> list[FidelityReport]:
+        """Likewise, judged with the launches of each run itself."""
+        return _all(self._folder, f"{self._device}_launches_*.json", FidelityReport)
+
+    @property
     def whatif(self) -> list[WhatIfFidelity]:
         """Likewise."""
         found = _all(self._folder, f"{self._device}_whatif_*.json", list[WhatIfFidelity])

@@ -5,6 +5,8 @@ import msgspec
 from pagetwin.simulator.costs.profile import HeldOut, Source, Subject
 
 SCHEMA = "pagetwin.fidelity/1"
+AT_ONCE = "all at once"
+"""The load of runs whose requests were all handed in together."""
 
 
 class Decisions(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +43,7 @@ class RunFidelity(msgspec.Struct, frozen=True, kw_only=True):
     load: str
     """all at once; below, at or above saturation; or as the label has it."""
     was_fitted_to: bool
-    """Whether the profile saw this workload arrive like this."""
+    """Whether the profile saw this workload in this history."""
     num_requests: int
     step_times: HeldOut
     """Predicted step by step, the recorded decisions given."""
@@ -60,6 +62,8 @@ class FidelityReport(msgspec.Struct, frozen=True, kw_only=True):
     """Its label."""
     left_one_out: bool = False
     """Whether each run was judged by a profile of the other workloads instead."""
+    own_launches: bool = False
+    """Whether launches were as long as in the run itself."""
     subject: Subject
     model: str
     histories: tuple[Source, ...]
@@ -79,12 +83,19 @@ class WhatIfFidelity(msgspec.Struct, frozen=True, kw_only=True):
     subject: Subject
     model: str
     workload: str
+    label: str
+    """The runs', of which each history has one."""
     changes: dict[str, str]
     """Knobs of the recorded run that the prediction was not made from."""
-    sources: tuple[Source, Source]
+    sources: tuple[Source, ...]
     """The history that was predicted from, and the one that was measured."""
+    was_fitted_to: bool
+    """Whether the profile saw this workload in one of them."""
     num_requests: int
+    change: tuple[Measure, ...]
+    """Measured under the first knobs, predicted under the others."""
     measures: tuple[Measure, ...]
+    """Measured and predicted under the others."""
 
 
 class MeasuredElsewhere(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,8 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from pagetwin.conformance.fidelity.decisions import judge_decisions
-from pagetwin.conformance.fidelity.result import Decisions, FidelityReport, RunFidelity
+from pagetwin.conformance.fidelity.result import (
+    AT_ONCE,
+    Decisions,
+    FidelityReport,
+    RunFidelity,
+)
 from pagetwin.conformance.fidelity.timing import compare
 from pagetwin.engine.errors import ConfigError
 from pagetwin.simulator.costs.calibration import (
@@ -17,13 +24,12 @@ from pagetwin.simulator.costs.calibration import (
     profile_of,
     recorded_subject,
 )
-from pagetwin.simulator.costs.fitting import error_of, predicted_seconds
+from pagetwin.simulator.costs.fitting import error_of, predicted_seconds, with_launches_of
 from pagetwin.simulator.costs.profile import Profile, Source
 from pagetwin.simulator.recordings.reading import identity, read_records
 from pagetwin.simulator.recordings.rerun import recorded, rerun
 from pagetwin.simulator.recordings.runs import RecordedRun, read_runs
 
-AT_ONCE = "all at once"
 _NEAR = 0.1
 """How far from 1 a load may be and count as `at` saturation."""
 
@@ -37,12 +43,18 @@ class Progress(Protocol):
 
 
 def validate(
-    profile: Profile, paths: Sequence[Path], progress: Progress, *, leave_one_out: bool = False
+    profile: Profile,
+    paths: Sequence[Path],
+    progress: Progress,
+    *,
+    leave_one_out: bool = False,
+    own_launches: bool = False,
 ) -> FidelityReport:
     """Decisions and times of each history's runs; not the times of warm-ups and calibration runs.
 
     With `leave_one_out` a run is not judged by the profile, which only says of what it must be,
-    but by one fitted to the histories' other workloads.
+    but by one fitted to the histories' other workloads. With `own_launches` steps without a graph
+    are launched as fast as they were in the run: what is left is not for want of knowing that.
 
     Raises ConfigError if a history is of another subject than the profile or holds no run,
     TraceError if it cannot be read.
@@ -58,7 +70,11 @@ def validate(
             if run.workload in (WARM_UP, PROBE):
                 continue
             steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
-            runs.append(_judged(profile_for(run.workload), path.name, sha256, run))
+            chosen = profile_for(run.workload)
+            if own_launches:
+                costs = with_launches_of(chosen.costs, run.steps)
+                chosen = msgspec.structs.replace(chosen, costs=costs)
+            runs.append(_judged(chosen, path.name, sha256, run))
             notes += _notes(profile, path.name, run)
         sources.append(Source(name=path.name, sha256=sha256, workloads=steps))
         progress.begin(f"{path.name}: decisions", None)
@@ -68,6 +84,7 @@ def validate(
     return FidelityReport(
         profile=profile.label,
         left_one_out=leave_one_out,
+        own_launches=own_launches,
         subject=profile.subject,
         model=profile.model,
         histories=tuple(sources),
@@ -95,7 +112,7 @@ def _judged(profile: Profile, name: str, sha256: str, run: RecordedRun) -> RunFi
         label=run.label,
         workload=run.workload,
         load=load_of(run.label),
-        was_fitted_to=_was_fitted_to(profile, sha256, run.workload),
+        was_fitted_to=profile.was_fitted_to(sha256, run.workload),
         num_requests=len(both),
         step_times=error_of(predicted, run.steps.seconds),
         measures=compare(
@@ -116,14 +133,6 @@ def load_of(label: str) -> str:
     if abs(share - 1) <= _NEAR:
         return f"at ({share:.0%})"
     return f"{'below' if share < 1 else 'above'} ({share:.0%})"
-
-
-def _was_fitted_to(profile: Profile, sha256: str, workload: str) -> bool:
-    if workload in profile.not_fitted_to:
-        return False
-    return any(
-        source.sha256 == sha256 and workload in source.workloads for source in profile.fitted_to
-    )
 
 
 def _notes(profile: Profile, name: str, run: RecordedRun) -> list[str]:

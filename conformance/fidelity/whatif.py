@@ -11,7 +11,7 @@ from pagetwin.simulator.costs.profile import Profile, Source
 from pagetwin.simulator.recordings.reading import identity, read_records
 from pagetwin.simulator.recordings.rerun import recorded
 from pagetwin.simulator.recordings.runs import RecordedRun, read_runs
-from pagetwin.simulator.recordings.whatif import what_if
+from pagetwin.simulator.recordings.whatif import WhatIf, what_if
 
 
 def judge_what_if(
@@ -23,7 +23,10 @@ def judge_what_if(
     `against` was not made with those knobs; TraceError if one cannot be read.
     """
     predicted = {result.label: result for result in what_if(history, profile, changes)}
-    source = Source(name=history.name, sha256=identity(history).sha256, workloads={})
+    sources = tuple(
+        Source(name=path.name, sha256=identity(path).sha256, workloads={})
+        for path in (history, against)
+    )
     found = []
     for run in _runs(against):
         result = predicted.get(run.label)
@@ -31,33 +34,43 @@ def judge_what_if(
             continue
         profile.check(recorded_subject(run.header))
         _require_knobs(run, against, changes)
-        changed = {one.request_id: one for one in result.changed.seen}
-        measured = [one for one in recorded(run) if one.request_id in changed]
-        found.append(
-            WhatIfFidelity(
-                profile=profile.label,
-                subject=profile.subject,
-                model=profile.model,
-                workload=run.workload,
-                changes=dict(changes),
-                sources=(
-                    source,
-                    Source(
-                        name=against.name,
-                        sha256=identity(against).sha256,
-                        workloads={run.workload: len(run.steps)},
-                    ),
-                ),
-                num_requests=len(measured),
-                measures=compare(measured, [changed[one.request_id] for one in measured]),
-            )
-        )
+        found.append(_judged(run, result, profile, changes, sources))
     if not found:
         raise ConfigError(
             f"{against} holds no run that {history} holds, too (by its label, as in "
             f"chat/at-once/0); the latter has {', '.join(predicted) or 'none'}"
         )
     return found
+
+
+def _judged(
+    run: RecordedRun,
+    result: WhatIf,
+    profile: Profile,
+    changes: Mapping[str, str],
+    sources: tuple[Source, ...],
+) -> WhatIfFidelity:
+    """The run that was made with the other knobs, against what was predicted of it."""
+    under_first = {one.request_id: one for one in result.measured}
+    under_others = {one.request_id: one for one in recorded(run)}
+    predicted = [
+        one
+        for one in result.changed.seen
+        if one.request_id in under_first and one.request_id in under_others
+    ]
+    return WhatIfFidelity(
+        profile=profile.label,
+        subject=profile.subject,
+        model=profile.model,
+        workload=run.workload,
+        label=run.label,
+        changes=dict(changes),
+        sources=sources,
+        was_fitted_to=any(profile.was_fitted_to(one.sha256, run.workload) for one in sources),
+        num_requests=len(predicted),
+        change=compare([under_first[one.request_id] for one in predicted], predicted),
+        measures=compare([under_others[one.request_id] for one in predicted], predicted),
+    )
 
 
 def _runs(path: Path) -> Iterator[RecordedRun]:

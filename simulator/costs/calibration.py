@@ -37,16 +37,16 @@ class Collected:
     """The measured steps of some histories."""
 
     header: HeaderRecord
-    passes: dict[str, list[StepTable]] = field(default_factory=dict)
-    """By workload and load: the label without its last part."""
+    passes: dict[tuple[str, str], list[StepTable]] = field(default_factory=dict)
+    """By history, and by what was run in it several times (`_requests`)."""
     sources: list[Source] = field(default_factory=list)
 
     def by_workload(self) -> dict[str, StepTable]:
-        """All that a fit may see: of several passes not the first, in which memory is allocated
-        and what is seen for the first time takes longer."""
+        """All that a fit may see: of several passes in a process not the first, in which memory is
+        allocated and what is seen for the first time takes longer."""
         found: dict[str, list[StepTable]] = {}
-        for label, passes in self.passes.items():
-            found.setdefault(label.partition("/")[0], []).extend(passes[1:] or passes)
+        for (_, requests), passes in self.passes.items():
+            found.setdefault(requests.partition("/")[0], []).extend(passes[1:] or passes)
         return {name: StepTable.joined(tables) for name, tables in found.items()}
 
 
@@ -111,8 +111,7 @@ def collect(paths: Sequence[Path]) -> Collected:
             _require_one_subject(collected.header, run, path)
             if run.workload == WARM_UP:
                 continue
-            load = run.label.rpartition("/")[0] or run.label
-            collected.passes.setdefault(load, []).append(run.steps)
+            collected.passes.setdefault((str(path), _requests(run)), []).append(run.steps)
             steps[run.workload] = steps.get(run.workload, 0) + len(run.steps)
         source = Source(name=path.name, sha256=identity(path).sha256, workloads=steps)
         if collected is not None:
@@ -121,6 +120,11 @@ def collect(paths: Sequence[Path]) -> Collected:
         names = ", ".join(map(str, paths))
         raise ConfigError(f"no step to fit to in {names}: record whole workloads")
     return collected
+
+
+def _requests(run: RecordedRun) -> str:
+    """What passes have in common: the workload, however it arrives, or a calibration run's kind."""
+    return run.label.rpartition("/")[0] if run.workload == PROBE else run.workload
 
 
 def recorded_subject(header: HeaderRecord) -> Subject:

@@ -1,7 +1,8 @@
 """Fits what the device takes for steps that no CUDA graph runs: mostly those that prefill.
 
 A step that the device could do faster than the host launched it says nothing of the device, and
-is left out. What products of few tokens take is known from the graphs, which run the same ones.
+is left out. What products of few tokens take is known from the graphs, which run the same ones, and
+so is what a program takes for each key that it goes through.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from pagetwin.simulator.costs.step_costs import ContextCosts, EagerCosts, GraphC
 from pagetwin.simulator.recordings.steps import Floats, StepTable
 
 _BEYOND_LAUNCH = 1.2
-"""How much longer than its launch a step must be, to tell of the device."""
+"""How much longer than its own launch a step must be, to tell of the device."""
 _EXTRAS = ("prefill_area", "num_prefill_sequences", "num_samples", "num_context_tokens")
 
 
@@ -26,11 +27,17 @@ def fit_eager(
     graph: GraphCosts | None,
     launch_s: float,
 ) -> tuple[ContextCosts, EagerCosts]:
-    """What such steps cost, at least one of them; `context` and `graph` are what graphs told."""
-    chosen = device_seconds > _BEYOND_LAUNCH * launch_s
+    """What such steps cost, at least one of them; `context` and `graph` are what graphs told.
+
+    `launch_s`: what a launch usually takes, for steps whose own is not known.
+    """
+    launches = np.where(np.isfinite(table.launch_seconds), table.launch_seconds, launch_s)
+    chosen = device_seconds > _BEYOND_LAUNCH * launches
     if not np.any(chosen):
         chosen[:] = True
     table, seconds = table.where(chosen), device_seconds[chosen]
+    if context is not None:
+        seconds = seconds - context.per_position_s * _mean_context(table)
     tokens, extras = num_tokens(table), np.stack([table.column(name) for name in _EXTRAS], axis=1)
     if context is not None:
         extras[:, 3] -= context.repeated_share * table.column("num_repeated_tokens")
@@ -59,3 +66,9 @@ def fit_eager(
         per_context_s=token,
     )
     return context or ContextCosts(per_token_s=token), costs
+
+
+def _mean_context(table: StepTable) -> Floats:
+    """Tokens that a decoding sequence sees, on average."""
+    count = np.maximum(table.column("num_decode_sequences"), 1)
+    return table.column("num_context_tokens") / count

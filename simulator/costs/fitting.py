@@ -7,6 +7,7 @@ time counts as the device's.
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from pagetwin.engine.errors import ConfigError
@@ -15,13 +16,15 @@ from pagetwin.simulator.costs.basis import follows_alike, is_graph, num_tokens
 from pagetwin.simulator.costs.decode_fit import fit_graph
 from pagetwin.simulator.costs.eager_fit import fit_eager
 from pagetwin.simulator.costs.floors import Floors
-from pagetwin.simulator.costs.host_fit import fetch_seconds, fit_host
+from pagetwin.simulator.costs.host_fit import fetch_seconds, fit_host, launches
 from pagetwin.simulator.costs.profile import HeldOut
 from pagetwin.simulator.costs.step_costs import CalibratedCosts, ContextCosts, HostCosts, StepCosts
 from pagetwin.simulator.recordings.steps import Floats, StepTable
 from pagetwin.simulator.step_clock import StepClock
 
 MIN_STEPS = 16
+_NUM_LAUNCHES = 32
+"""Lengths that a launch may have."""
 
 
 def fit(table: StepTable, floors: Floors) -> StepCosts:
@@ -39,7 +42,8 @@ def fit(table: StepTable, floors: Floors) -> StepCosts:
     graph_host = eager_host = HostCosts()
     if has_device:
         fetch_s = fetch_seconds(table)
-        graph_host, eager_host = fit_host(graph, fetch_s), fit_host(eager, fetch_s)
+        graph_host = fit_host(graph, fetch_s)
+        eager_host = fit_host(eager, fetch_s, num_launches=_NUM_LAUNCHES)
     context: ContextCosts | None = None
     graph_costs = eager_costs = None
     if len(graph):
@@ -58,6 +62,16 @@ def fit(table: StepTable, floors: Floors) -> StepCosts:
         graph_host=graph_host,
         eager_host=eager_host,
     )
+
+
+def with_launches_of(costs: StepCosts, table: StepTable) -> StepCosts:
+    """The costs, but launches as long as they were in these steps, if some of them tell."""
+    telling = table.where(~is_graph(table) & np.isfinite(table.launch_seconds))
+    if len(telling) == 0:
+        return costs
+    launch_s, launches_s = launches(telling, _NUM_LAUNCHES)
+    host = msgspec.structs.replace(costs.eager_host, launch_s=launch_s, launches_s=launches_s)
+    return msgspec.structs.replace(costs, eager_host=host)
 
 
 def cross_validate(

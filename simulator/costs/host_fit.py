@@ -11,8 +11,8 @@ from pagetwin.simulator.costs.solving import solve
 from pagetwin.simulator.costs.step_costs import HostCosts, HostLine
 from pagetwin.simulator.recordings.steps import Floats, StepTable
 
-_UNHINDERED = 25
-"""Percentile of the launches: the longer ones waited for room in the device's queue."""
+_STALLED = 3
+"""Times the median: longer launches stood still, for room in the device's queue or a compiler."""
 _NO_WAIT = 1
 """Percentile of the waits: the shortest ones only fetched the tokens."""
 _FETCHED = 64
@@ -27,19 +27,34 @@ def fetch_seconds(table: StepTable) -> float:
     return float(np.percentile(table.wait_seconds / (num_sequences(table) + _FETCHED), _NO_WAIT))
 
 
-def fit_host(table: StepTable, fetch_s: float) -> HostCosts:
-    """What the host does for steps of one kind; nothing where too few tell."""
+def fit_host(table: StepTable, fetch_s: float, *, num_launches: int = 0) -> HostCosts:
+    """What the host does for steps of one kind; nothing where too few tell.
+
+    `num_launches`: into how many equally likely lengths launches are divided.
+    """
     is_known = np.isfinite(table.before_seconds) & np.isfinite(table.launch_seconds)
     is_closed = np.isfinite(table.after_seconds)
     if is_known.sum() < _MIN_STEPS or is_closed.sum() < _MIN_STEPS:
         return HostCosts()
     known, closed = table.where(is_known), table.where(is_closed)
     after = closed.after_seconds + fetch_s * (num_sequences(closed) + _FETCHED)
+    launch_s, launches_s = launches(known, num_launches)
     return HostCosts(
         before=_line(known, known.before_seconds),
-        launch_s=float(np.percentile(known.launch_seconds, _UNHINDERED)),
+        launch_s=launch_s,
+        launches_s=launches_s,
         after=_line(closed, after),
     )
+
+
+def launches(table: StepTable, count: int) -> tuple[float, tuple[float, ...]]:
+    """How long launches are on average, and so many lengths that are equally likely; of steps that
+    tell, at least one."""
+    seconds = table.launch_seconds[np.isfinite(table.launch_seconds)]
+    seconds = seconds[seconds <= _STALLED * np.median(seconds)]
+    middles = (np.arange(count) + 0.5) / max(count, 1)
+    # The mean, not the median: what a request sees is a sum of launches.
+    return float(seconds.mean()), tuple(np.quantile(seconds, middles).tolist())
 
 
 _LINE = (

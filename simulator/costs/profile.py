@@ -98,6 +98,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "leave the profile out to get uncalibrated times"
             )
 
+    def was_fitted_to(self, history_sha256: str, workload: str) -> bool:
+        """Whether steps of that workload in that history were seen by the fit."""
+        return workload not in self.not_fitted_to and any(
+            source.sha256 == history_sha256 and workload in source.workloads
+            for source in self.fitted_to
+        )
+
     def cost_model(self, max_num_seqs: int | None = None) -> "CalibratedCosts":
         """For an engine with that many sequences (its CUDA graphs depend on it)."""
         return CalibratedCosts(

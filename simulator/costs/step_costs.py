@@ -10,10 +10,13 @@ sequence's last one is half full on average), reads them, and waits for the prog
 through the longest run of them by itself, the less, the more sequences fill the device meanwhile.
 Any other step:
 
-    products(tokens) + f * (context - s * repeated) + c * pairs + d * chunks + e * samples
+    products(tokens) + f * (context - s * repeated) + b * context / n
+        + c * pairs + d * chunks + e * samples
 
-The host's part are straight lines in sequences and prompt tokens, one before the launch and one
-after the end, and a constant for the launches of a step without a graph.
+where a decoding sequence's keys are gone through by one program, which is waited for. The host's
+part are straight lines in sequences and prompt tokens, one before the launch and one after the end,
+and launches. Those of a step without a graph take now and then twice as long, for what else the
+host's machine does: each such step has one of the measured lengths, drawn by what the step holds.
 """
 
 import msgspec
@@ -61,8 +64,7 @@ class EagerCosts(_Terms, frozen=True, kw_only=True):
     per_chunk_s: float
     per_sample_s: float
     per_context_s: float = 0.0
-    """For tokens that decoding sequences see: beside prompts, they are not divided among programs
-    as they are alone."""
+    """For tokens that decoding sequences see, beside prompts."""
 
 
 class HostLine(_Terms, frozen=True, kw_only=True):
@@ -92,10 +94,23 @@ class HostCosts(_Terms, frozen=True, kw_only=True):
 
     before: HostLine = HostLine()
     launch_s: float = 0.0
+    """On average."""
+    launches_s: tuple[float, ...] = ()
+    """Lengths that are equally likely; empty: always that."""
     after: HostLine = HostLine()
 
     def ticks(self, parts: StepComposition) -> HostTicks:
-        return HostTicks(self.before.ticks(parts), to_ticks(self.launch_s), self.after.ticks(parts))
+        """With a launch as long as it is on average."""
+        return self._with_launch(self.launch_s, parts)
+
+    def drawn_ticks(self, parts: StepComposition) -> HostTicks:
+        """With a launch drawn by the composition: the same for the same."""
+        if not self.launches_s:
+            return self.ticks(parts)
+        return self._with_launch(self.launches_s[_draw(parts, len(self.launches_s))], parts)
+
+    def _with_launch(self, launch_s: float, parts: StepComposition) -> HostTicks:
+        return HostTicks(self.before.ticks(parts), to_ticks(launch_s), self.after.ticks(parts))
 
 
 class StepCosts(_Terms, frozen=True, kw_only=True):
@@ -149,12 +164,14 @@ class CalibratedCosts:
         seconds += eager.per_context_s * (
             parts.num_context_tokens - share * parts.num_repeated_tokens
         )
+        mean_context = parts.num_context_tokens / max(parts.num_decode_sequences, 1)
+        seconds += self._costs.context.per_position_s * mean_context
         ticks = max(1, to_ticks(seconds))
         return ticks if self.floor is None else max(ticks, self.floor.ticks(parts))
 
     def host_ticks(self, parts: StepComposition) -> HostTicks:
         if not self._only_decodes(parts):
-            return self._costs.eager_host.ticks(parts)
+            return self._costs.eager_host.drawn_ticks(parts)
         count = parts.num_decode_sequences
         if count not in self._hosts:
             is_graph = self._size(count) is not None
@@ -218,3 +235,11 @@ def _upper(one: DecodeLine, other: DecodeLine, context: int) -> DecodeLine:
 def _without_graphs(graph: GraphCosts | None) -> EagerCosts:
     assert graph is not None, "a fit has steps of one kind at least"
     return EagerCosts(products=graph.products, per_pair_s=0.0, per_chunk_s=0.0, per_sample_s=0.0)
+
+
+def _draw(parts: StepComposition, count: int) -> int:
+    """One of 0 to count - 1, by multiplicative hashing (Knuth, vol. 3, 6.4)."""
+    key = 0
+    for value in (parts.prefill_area, parts.num_prefill_tokens, parts.num_context_tokens):
+        key = (key + value) * 0x9E3779B97F4A7C15 % 2**64
+    return key * count >> 64

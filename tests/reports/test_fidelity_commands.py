@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from pagetwin.cli import main
+from pagetwin.conformance.fidelity.result import FidelityReport
+from pagetwin.reports.fidelity_table import error_table
+from pagetwin.reports.results import decoded
 
 Write = Callable[..., Path]
 
@@ -71,15 +74,57 @@ def test_a_prediction_under_other_knobs_is_judged_by_a_recording_made_with_them(
     capsys.readouterr()
     out = tmp_path / "judged.json"
     assert main([*command, "--against", str(few), "-o", str(out)]) == 0
-    assert "max_num_seqs=2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "other/0  max_num_seqs=2  no" in told
     [judged] = json.loads(out.read_text())
     assert judged["num_requests"] == 60
+    assert not judged["was_fitted_to"]
     assert all(abs(measure["error"]) < 0.03 for measure in judged["measures"])
+    # What the knob changed, and what it was predicted to change: the two are far from nothing.
+    ttft = {measure["name"]: measure for measure in judged["change"]}["ttft_p50"]
+    assert ttft["error"] > 1
+    now = {measure["name"]: measure for measure in judged["measures"]}["ttft_p50"]
+    measured = now["measured"] / ttft["measured"] - 1
+    rows = [line for line in told.splitlines() if " change " in line or " error " in line]
+    assert f"{measured:+.1%}" in rows[0]
+    assert f"{ttft['error']:+.1%}" in rows[1]
+    assert f"{now['error']:+.1%}" in rows[2]
     assert main([*command[:2], "--set", "max_num_seqs=3", "--against", str(few)]) == 2
     assert "was recorded with max_num_seqs=2, not 3" in capsys.readouterr().err
     other = write_history("another")
     assert main([*command, "--against", str(other)]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_what_the_fit_saw_is_said_of_a_prediction_under_other_knobs(
+    write_history: Write, tmp_path: Path
+) -> None:
+    few = write_history("other", rate=40.0, max_num_seqs=2)
+    few = few.rename(few.with_name("few.jsonl"))
+    history, out = write_history("other", rate=40.0), tmp_path / "judged.json"
+    command = ["whatif", str(history), "--set", "max_num_seqs=2", "--against", str(few)]
+    assert main([*command, "-o", str(out)]) == 0
+    [judged] = json.loads(out.read_text())
+    assert judged["was_fitted_to"]
+    assert [source["name"] for source in judged["sources"]] == ["other.jsonl", "few.jsonl"]
+
+
+def test_runs_are_told_apart_by_load_and_process(
+    profile: Path, write_history: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "chat").mkdir()
+    first = write_history("chat/at-once").rename(tmp_path / "first.jsonl")
+    names = ("chat/at-once", "chat/poisson:60%", "chat/poisson:130%")
+    histories = [str(first), *(str(write_history(name)) for name in names)]
+    out = tmp_path / "fidelity.json"
+    assert main(["validate", str(profile), *histories, "-o", str(out)]) == 0
+    table = error_table([decoded(out, FidelityReport)])
+    assert [row[1:6] for row in table.rows] == [
+        ["chat", "all at once", "1", "1", "no"],
+        ["chat", "all at once", "2", "1", "no"],
+        ["chat", "below (60%)", "3", "1", "no"],
+        ["chat", "above (130%)", "4", "1", "no"],
+    ]
 
 
 def test_without_a_profile_the_history_is_its_own(

@@ -26,6 +26,13 @@ def validate(
             help="Judge each workload by a fit to the histories' others, not by PROFILE.",
         ),
     ] = False,
+    own_launches: Annotated[
+        bool,
+        typer.Option(
+            "--own-launches",
+            help="Launch each run's steps as fast as it did: how far off is it for other reasons?",
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Where the JSON goes.")
     ] = None,
@@ -44,7 +51,9 @@ def validate(
 
     read = read_profile(profile)
     with written_if_named(out) as place, terminal_progress() as progress:
-        report = validated(read, histories, progress, leave_one_out=leave_one_out)
+        report = validated(
+            read, histories, progress, leave_one_out=leave_one_out, own_launches=own_launches
+        )
         document = as_json_document(report)
         if place is not None:
             place.write_bytes(document)
@@ -65,7 +74,8 @@ def validate(
 def _print(report: "FidelityReport") -> None:
     from pagetwin.reports.fidelity_table import decision_table, detail_table, fidelity_steps_table
 
-    print(f"{report.profile}\n")
+    launches = "; launches as in each run itself" if report.own_launches else ""
+    print(f"{report.profile}{launches}\n")
     print(decision_table([report]).text())
     print("\nwhat requests saw\n")
     print(detail_table([report]).text())

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pagetwin.conformance.fidelity.result import FidelityReport
+from pagetwin.conformance.fidelity.result import FidelityReport, WhatIfFidelity
 from pagetwin.reports.peers import BASELINES
 from pagetwin.simulator.costs.calibration import calibrate
 from pagetwin.simulator.costs.profile import read_profile
@@ -15,10 +15,11 @@ RECORDED = tuple(
     f"{device}_{model}" for device in ("h100", "h200") for model in ("qwen3-0.6b", "llama-3.1-8b")
 )
 DATA = Path(__file__).resolve().parents[3] / "simulator" / "data"
+HISTORIES = BASELINES / "histories"
 
 
 def recording(name: str) -> Path:
-    return BASELINES / "histories" / f"{name}.compact.xz"
+    return HISTORIES / f"{name}.compact.xz"
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -27,14 +28,30 @@ def test_results_and_profile_are_of_the_committed_recording(name: str) -> None:
     path = BASELINES / f"{device}_fidelity_{model}.json"
     report = msgspec.json.decode(path.read_bytes(), type=FidelityReport)
     profile = read_profile(DATA / f"{name}.profile.json")
-    content = read_compact(recording(name).read_bytes(), name)
-    assert content.source_sha256 == report.histories[0].sha256 == profile.fitted_to[0].sha256
     assert report.left_one_out
-    assert all(judged.difference is None for judged in report.decisions.values())
-    [judged] = report.decisions.values()
-    assert judged.steps == content.events.count("p")
+    assert report.histories[0].name == recording(name).name
+    assert [one.sha256 for one in report.histories] == [one.sha256 for one in profile.fitted_to]
+    assert [one.name for one in report.histories] == list(report.decisions)
+    for one in report.histories:
+        content = read_compact((HISTORIES / one.name).read_bytes(), one.name)
+        assert content.source_sha256 == one.sha256
+        assert report.decisions[one.name].difference is None
+        assert report.decisions[one.name].steps == content.events.count("p")
     workloads = {run.workload for run in report.runs}
     assert workloads == {"uniform", "chat", "single", "shared_prefix", "long_prefill"}
+
+
+def test_what_was_said_of_other_knobs_is_of_committed_recordings_that_the_fit_did_not_see() -> None:
+    judged = msgspec.json.decode(
+        (BASELINES / "h200_whatif_qwen3-0.6b.json").read_bytes(), type=list[WhatIfFidelity]
+    )
+    assert judged
+    for one in judged:
+        assert one.changes == {"max_num_seqs": "64"}
+        assert not one.was_fitted_to
+        for source in one.sources:
+            content = read_compact((HISTORIES / source.name).read_bytes(), source.name)
+            assert content.source_sha256 == source.sha256
 
 
 @pytest.mark.slow

@@ -13,16 +13,21 @@ from pagetwin.conformance.fidelity.decisions import judge_decisions
 from pagetwin.conformance.fidelity.timing import compare
 from pagetwin.conformance.fidelity.validate import load_of, validate
 from pagetwin.engine.errors import ConfigError
-from pagetwin.engine.trace import HistoryWriter, PlanRecord, read_history
+from pagetwin.engine.trace import HistoryWriter, PlanRecord, ResultRecord, read_history
 from pagetwin.simulator.cost_model import LinearCostModel
 from pagetwin.simulator.costs.calibration import calibrate
+from pagetwin.simulator.costs.fitting import with_launches_of
 from pagetwin.simulator.costs.profile import Profile
 from pagetwin.simulator.recordings.reading import compact_file, read_records
 from pagetwin.simulator.recordings.rerun import Seen, recorded, rerun
 from pagetwin.simulator.recordings.runs import read_runs
+from pagetwin.simulator.recordings.steps import StepTable
 from pagetwin.simulator.recordings.whatif import changed_knobs, parse_changes, what_if
 
 Write = Callable[..., Path]
+
+LAUNCH_S = 20e-3
+"""Longer than any step takes."""
 
 
 class Silent:
@@ -93,6 +98,31 @@ def changed(path: Path) -> None:
     with HistoryWriter(path) as writer:
         for one in records:
             writer.write(one)
+
+
+def test_with_the_launches_of_the_run_only_other_errors_are_left(
+    write_history: Write, profile: Profile
+) -> None:
+    """A host that launches more slowly than the one that was fitted to."""
+    history = write_history("other", rate=15.0)
+    slow = history.with_name("slow.jsonl")
+    with HistoryWriter(slow) as writer:
+        for record in read_history(history):
+            if isinstance(record, ResultRecord):
+                timings = msgspec.structs.replace(record.timings, execute_s=LAUNCH_S)
+                record = msgspec.structs.replace(record, timings=timings)
+            writer.write(record)
+    [run] = read_runs(read_records(slow))
+    found = with_launches_of(profile.costs, run.steps).eager_host
+    assert found.launch_s == pytest.approx(LAUNCH_S)
+    assert profile.costs.eager_host.launch_s != found.launch_s
+    assert with_launches_of(profile.costs, StepTable.of([])) == profile.costs
+    usual = validate(profile, [slow], Silent())
+    report = validate(profile, [slow], Silent(), own_launches=True)
+    assert report.own_launches
+    assert not usual.own_launches
+    errors = [one.runs[0].step_times.total_error for one in (usual, report)]
+    assert errors[1] > errors[0] + 0.2, "steps take at least their launch"
 
 
 def test_a_wrong_decision_is_found_however_the_history_is_kept(

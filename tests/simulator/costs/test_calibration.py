@@ -14,7 +14,7 @@ from pagetwin.engine.errors import ConfigError, TraceError
 from pagetwin.engine.trace import HeaderRecord, ResultRecord, read_history
 from pagetwin.simulator.cost_model import LinearCostModel, StepComposition
 from pagetwin.simulator.costs.basis import Curve
-from pagetwin.simulator.costs.calibration import Collected, calibrate
+from pagetwin.simulator.costs.calibration import Collected, calibrate, collect
 from pagetwin.simulator.costs.datasheets import GPUS
 from pagetwin.simulator.costs.fitting import held_out_error
 from pagetwin.simulator.costs.graph_sizes import graph_sizes
@@ -162,7 +162,7 @@ def test_fitted_to_some_workloads_it_is_judged_by_the_others(write_history: Writ
     assert set(calibrate(paths).cross_validation) == {"calm"}, "nothing is judged by calibration"
 
 
-def test_of_several_passes_the_first_is_not_fitted_to() -> None:
+def test_of_several_passes_in_a_process_the_first_is_not_fitted_to() -> None:
     def steps(seconds: float) -> StepTable:
         one = Step(
             parts=decode_parts(1, 5),
@@ -178,10 +178,24 @@ def test_of_several_passes_the_first_is_not_fitted_to() -> None:
     scheduler = SchedulerConfig(max_model_len=64)
     collected = Collected(HeaderRecord(cache=CacheConfig(num_blocks=9), scheduler=scheduler))
     collected.passes = {
-        "chat/at-once": [steps(9.0), steps(1.0), steps(2.0)],
-        "chat/poisson:60%": [steps(3.0)],
+        ("closed", "chat"): [steps(9.0), steps(1.0), steps(2.0)],
+        ("open", "chat"): [steps(9.0), steps(3.0)],
+        ("once", "chat"): [steps(4.0)],
     }
-    assert collected.by_workload()["chat"].seconds.tolist() == [1, 2, 3]
+    assert collected.by_workload()["chat"].seconds.tolist() == [1, 2, 3, 4]
+
+
+def test_a_workload_is_one_however_it_arrives_and_each_history_has_a_first_pass(
+    write_history: Write, tmp_path: Path
+) -> None:
+    for folder in ("chat", "probe"):
+        (tmp_path / folder).mkdir()
+    paths = [write_history(name) for name in ("chat/at-once", "chat/poisson:60%", "probe/prompt-2")]
+    assert list(collect(paths).passes) == [
+        (str(paths[0]), "chat"),
+        (str(paths[1]), "chat"),
+        (str(paths[2]), "probe/prompt-2"),
+    ]
 
 
 def test_a_profile_survives_its_file_and_says_what_it_is_of(
