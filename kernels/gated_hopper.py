@@ -10,10 +10,8 @@ The arithmetic is that of linear_tiles, to the bit.
 """
 
 import math
-from functools import cache
 from typing import NamedTuple
 
-import torch
 import triton
 from torch import Tensor
 from triton.experimental import gluon
@@ -27,6 +25,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from pagetwin.kernels.device import num_multiprocessors
 from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.linear_hopper import silu
 from pagetwin.kernels.pdl import start_next, wait_for_previous
@@ -283,7 +282,7 @@ def launch_gated_hopper(x: Tensor, weight: Tensor, out: Tensor, tile: Tile) -> N
     num_rows, k = x.shape
     n = out.shape[1]
     row_side, out_side = side(DEPTH.value), side(tile.columns)
-    programs = min(tile.num_tiles(num_rows, n), num_processors(x.device))
+    programs = min(tile.num_tiles(num_rows, n), num_multiprocessors(x.device))
     _launch(
         (programs, 1, 1),
         (
@@ -296,8 +295,3 @@ def launch_gated_hopper(x: Tensor, weight: Tensor, out: Tensor, tile: Tile) -> N
         ),
         (n, k, tile.groups, tile.columns, tile.num_slots(k)),
     )
-
-
-@cache
-def num_processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -9,7 +9,6 @@ ups of many rows, too, and what becomes of them (gated_hopper).
 x is [M, K] with any row stride; weights are [N, K], contiguous. Nothing here waits for the device.
 """
 
-import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pagetwin.kernels.activation import silu_and_mul
+from pagetwin.kernels.device import capability, gluon_kernels, num_multiprocessors
 from pagetwin.kernels.linear_tiles import launch_linear
 from pagetwin.kernels.norm import rms_norm
 
@@ -144,7 +144,7 @@ def _norm_gated_hopper(x: Tensor, norm_weight: Tensor, eps: float, weight: Tenso
     if not hopper or x.itemsize != 2:
         return None
     num_rows, n, k = len(x), len(weight) // 2, x.shape[1]
-    tile = hopper.choose_tile(num_rows, n, k, hopper.num_processors(x.device))
+    tile = hopper.choose_tile(num_rows, n, k, num_multiprocessors(x.device))
     if tile is None:
         return None
     out = torch.empty((num_rows, n), dtype=x.dtype, device=x.device)
@@ -181,25 +181,16 @@ def _multiply_few(
 
 
 def _linear_hopper(device: torch.device) -> ModuleType | None:
-    return _module("linear_hopper") if _capability(device) >= (9, 0) else None
+    return _kernels("linear_hopper") if capability(device) >= 90 else None
 
 
 def _gated_hopper(device: torch.device) -> ModuleType | None:
-    return _module("gated_hopper") if _capability(device) == (9, 0) else None
+    return _kernels("gated_hopper") if capability(device) == 90 else None
 
 
-@cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
-
-
-@cache
-def _module(name: str) -> ModuleType | None:
-    """A module of kernels, if this version of Triton has what it needs."""
-    try:
-        return importlib.import_module(f"pagetwin.kernels.{name}")
-    except (ImportError, AttributeError):
-        return None
+def _kernels(name: str) -> ModuleType | None:
+    kernels = gluon_kernels(name)
+    return None if isinstance(kernels, str) else kernels
 
 
 @torch.library.custom_op("pagetwin::linear", mutates_args=())

@@ -19,7 +19,7 @@ import triton
 from torch import Tensor
 
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale, tile_size
-from pagetwin.kernels.hopper import gluon_kernels
+from pagetwin.kernels.device import capability, gluon_kernels, num_multiprocessors
 from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.paged_decode_kernel import paged_decode_kernel
 
@@ -114,8 +114,7 @@ def _device_facts(device: torch.device) -> tuple[int, int]:
     """
     if device.type != "cuda":
         return 90, 5
-    properties = torch.cuda.get_device_properties(device)
-    return properties.major * 10 + properties.minor, 2 * properties.multi_processor_count
+    return capability(device), 2 * num_multiprocessors(device)
 
 
 def hopper_refusal(q: Tensor, kv_cache: Tensor) -> str | None:
@@ -161,10 +160,8 @@ def paged_decode(
     plain = not (sliding_window or soft_cap) and alibi_slopes is None and sinks is None
     if plain and hopper_refusal(q, kv_cache) is None:
         hopper: Any = gluon_kernels("paged_decode_hopper")
-        most_programs = _device_facts(q.device)[1] // 2
-        hopper.launch_hopper(
-            out, q, kv_cache, block_tables, work, scratch, scale, max(1, most_programs)
-        )
+        most_programs = num_multiprocessors(q.device)
+        hopper.launch_hopper(out, q, kv_cache, block_tables, work, scratch, scale, most_programs)
     else:
         launch_portable(
             out,

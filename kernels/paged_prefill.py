@@ -17,7 +17,7 @@ import triton
 from torch import Tensor
 
 from pagetwin.kernels.attention_tiles import SPLIT, log2_scale, tile_size
-from pagetwin.kernels.hopper import gluon_kernels
+from pagetwin.kernels.device import capability, gluon_kernels, num_multiprocessors
 from pagetwin.kernels.launch import Launcher
 from pagetwin.kernels.paged_prefill_kernel import paged_prefill_kernel
 
@@ -67,8 +67,7 @@ def _device_facts(device: torch.device) -> tuple[int, int]:
     """Compute capability, and how many programs share the work if sums wait in memory."""
     if device.type != "cuda":
         return 90, 4
-    properties = torch.cuda.get_device_properties(device)
-    return properties.major * 10 + properties.minor, 2 * properties.multi_processor_count
+    return capability(device), 2 * num_multiprocessors(device)
 
 
 def launch_portable(
@@ -180,7 +179,7 @@ def paged_prefill(
         return
     if not (soft_cap or alibi_slopes is not None) and hopper_refusal(q, out, kv_cache) is None:
         hopper: Any = gluon_kernels("paged_prefill_hopper")
-        num_programs = torch.cuda.get_device_properties(q.device).multi_processor_count
+        num_programs = num_multiprocessors(q.device)
         hopper.launch_hopper(
             out, q, kv_cache, block_tables, work.tiles, scale, sliding_window, sinks, num_programs
         )

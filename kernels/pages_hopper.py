@@ -15,6 +15,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from pagetwin.kernels.device import capability
 from pagetwin.kernels.wgmma_softmax import TILE
 
 SIDE = gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
@@ -49,7 +50,7 @@ def refusal(kv_cache: Tensor) -> str | None:
     """Why a cache cannot be read in this way; None if it can."""
     block_size, _, head_size = kv_cache.shape[2:]
     side, block, token, head = kv_cache.stride()[:4]
-    if torch.cuda.get_device_capability(kv_cache.device) != (9, 0):
+    if capability(kv_cache.device) != 90:
         return "it is for compute capability 9.0"
     if kv_cache.dtype not in (torch.float16, torch.bfloat16):
         return f"it takes float16 and bfloat16, not {kv_cache.dtype}"

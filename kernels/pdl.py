@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from pagetwin.kernels.device import capability
+
 
 @triton.jit
 def start_next(PDL: tl.constexpr):
@@ -36,6 +38,6 @@ def pdl_options(x: Tensor) -> dict[str, bool]:
 
 @cache
 def _options(device: torch.device) -> dict[str, bool]:
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+    if capability(device) < 90:
         return {"PDL": False}
     return {"PDL": True, "launch_pdl": True}

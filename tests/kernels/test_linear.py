@@ -152,9 +152,8 @@ def test_gates_go_to_the_kernel_that_is_chosen(
         launched.append(tile)
         out.copy_(silu_and_mul(F.linear(x, weight)))
 
-    hopper = SimpleNamespace(
-        choose_tile=choose_tile, launch_gated_hopper=launch, num_processors=lambda device: 132
-    )
+    hopper = SimpleNamespace(choose_tile=choose_tile, launch_gated_hopper=launch)
+    monkeypatch.setattr("pagetwin.kernels.linear.num_multiprocessors", lambda device: 132)
     monkeypatch.setattr("pagetwin.kernels.linear._gated_hopper", lambda device: hopper)
     monkeypatch.setattr("pagetwin.kernels.linear.uses_cublas", lambda x, weight: True)
     with no_split_k():
