@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
@@ -40,7 +41,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     preempt = Planner._preempt
 
-    def counted(self: Planner, victim, draft):  # type: ignore[no-untyped-def]
+    def counted(self: Planner, victim: Any, draft: Any) -> None:
         counts["beams" if victim.is_beam else "samples"] += 1
         preempt(self, victim, draft)
 
@@ -53,7 +54,7 @@ def test_searches_are_those_of_the_definition(
 ) -> None:
     alone = search.search_alone
 
-    def counted(*arguments):  # type: ignore[no-untyped-def]
+    def counted(*arguments: Any) -> Any:
         best = alone(*arguments)
         happened.update(one.reason for one in best)
         happened["ties"] += len({one.score for one in best}) < len(best)
@@ -69,7 +70,7 @@ def test_clients_hear_what_is_true_when_it_is_due(
 ) -> None:
     judge = reports._Run._judge
 
-    def counted(self, client, output):  # type: ignore[no-untyped-def]
+    def counted(self: Any, client: Any, output: Any) -> None:
         judge(self, client, output)
         happened["pieces"] += not output.finished
         happened["ranked"] += client.is_ranked
@@ -87,7 +88,7 @@ def test_devices_are_sent_what_the_host_has(monkeypatch: pytest.MonkeyPatch) -> 
     sent = Counter[str]()
     apply = DeviceTables.apply
 
-    def counted(self, views):  # type: ignore[no-untyped-def]
+    def counted(self: DeviceTables, views: Any) -> None:
         sent.update(views.keys())
         apply(self, views)
 
@@ -99,7 +100,7 @@ def test_devices_are_sent_what_the_host_has(monkeypatch: pytest.MonkeyPatch) -> 
 def test_work_lists_read_each_key_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Counter[int]()
 
-    def counted(*arrays, **sizes):  # type: ignore[no-untyped-def]
+    def counted(*arrays: Any, **sizes: Any) -> Any:
         plan = plan_decode(*arrays, **sizes)
         shared.update(plan.items[:, 3].tolist())
         return plan
@@ -160,7 +161,7 @@ def test_rows_that_ask_for_everything_are_sampled_right(monkeypatch: pytest.Monk
     asked = Counter[str]()
     sample = Sampler.sample
 
-    def counted(self, logits, rows):  # type: ignore[no-untyped-def]
+    def counted(self: Sampler, logits: Any, rows: Any) -> Any:
         for row in rows:
             params = row.request.sampling_params
             asked["forced"] += len(params.trace_decode_token_ids) > len(row.output_token_ids)
@@ -193,7 +194,7 @@ def test_bytes_are_shown_when_their_run_has_ended(monkeypatch: pytest.MonkeyPatc
     shown = Counter[str]()
     expected = text._expected
 
-    def counted(*arguments):  # type: ignore[no-untyped-def]
+    def counted(*arguments: Any) -> Any:
         due = expected(*arguments)
         shown.update(due.text)
         return due
